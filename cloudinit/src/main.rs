@@ -1,0 +1,3 @@
+//! flotilla-cloudinit: user data to machine.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The A/B slot state kept in grubenv, as a value.

@@ -1,0 +1,1 @@
+//! fleet's units, machines, schedules, wire shapes and planners.

@@ -1,0 +1,1 @@
+//! Frames of the socket between PID 1 and its clients.

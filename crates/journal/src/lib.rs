@@ -1,0 +1,1 @@
+//! The journal file format: reader and writer.

@@ -1,0 +1,1 @@
+//! OCI images: names, registries, store, layer unpacking.

@@ -1,0 +1,1 @@
+//! OCI containers: the Engine trait over libcontainer, plans for namespaces, mounts and devices.

@@ -1,0 +1,1 @@
+//! sd_notify and socket activation, the service's side.

@@ -1,0 +1,1 @@
+//! Logging set-up and error chains for all programs.

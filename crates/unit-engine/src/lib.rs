@@ -1,0 +1,1 @@
+//! The unit manager's decisions: dependency graph, transactions, jobs, per-type state machines.

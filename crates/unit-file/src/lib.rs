@@ -1,0 +1,1 @@
+//! systemd unit files: names, escaping, specifiers, lossless parse and print, drop-ins, typed sections.

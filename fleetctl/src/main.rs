@@ -1,0 +1,3 @@
+//! The fleet client.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The fleet daemon: agent, engine, API.
+
+fn main() {}

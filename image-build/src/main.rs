@@ -1,0 +1,3 @@
+//! Builds /usr, initramfs and disk images.
+
+fn main() {}

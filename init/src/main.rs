@@ -1,0 +1,3 @@
+//! PID 1 and the initramfs's /init.
+
+fn main() {}

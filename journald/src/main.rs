@@ -1,0 +1,3 @@
+//! journald and journalctl.
+
+fn main() {}

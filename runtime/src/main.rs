@@ -1,0 +1,3 @@
+//! docker, container-monitor and dockerd.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! systemctl and the small commands that unit files call.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Health check and mark-good of the running slot.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Developer and user entry points.
+
+fn main() {}
