@@ -1,1 +1,14 @@
-//! systemd unit files: names, escaping, specifiers, lossless parse and print, drop-ins, typed sections.
+//! systemd unit files as values: names and escaping, lossless parse and print, drop-ins, specifiers,
+//! typed sections, command lines, environments, calendar expressions, and the plan of enable/disable.
+//!
+//! Nothing here reads a file or a clock: the caller lists directories and hands texts over. A bad line is
+//! a [`Diagnostic`], never a panic; what a unit then means (`bad-setting`) is the caller's decision.
+#![forbid(unsafe_code)]
+
+pub mod calendar;
+mod diagnostic;
+pub mod name;
+pub mod settings;
+
+pub use diagnostic::{Diagnostic, Level};
+pub use name::{NameError, UnitName, UnitType};
