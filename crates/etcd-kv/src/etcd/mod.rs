@@ -1,0 +1,627 @@
+//! etcd v3 over gRPC: endpoints, one connection at a time, deadlines, failover.
+
+mod convert;
+mod grpc;
+mod proto;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::KvError;
+use crate::kv::{BoxFuture, Kv, Watch};
+use crate::model::{
+    Lease, LeaseInfo, Member, Range, RangeReply, ServerStatus, Txn, TxnReply, WatchRequest,
+};
+use grpc::{CallError, Channel};
+
+/// Metadata by which etcd refuses a call, or ends a stream, on a member without a leader.
+const REQUIRE_LEADER: &str = "hasleader";
+
+/// One server address, from a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    host: String,
+    port: u16,
+}
+
+impl Endpoint {
+    /// Understands `http://HOST:PORT`, `HOST:PORT` and `HOST` (port 2379), HOST being a name, an
+    /// IPv4 address or a bracketed IPv6 address; a trailing slash is fine.
+    pub fn parse(text: &str) -> Result<Self, KvError> {
+        let bad = |reason: &str| KvError::BadEndpoint {
+            endpoint: text.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let rest = match text.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some(("https", _)) => return Err(bad("TLS is not supported yet, use http://")),
+            Some((scheme, _)) => return Err(bad(&format!("unknown scheme \"{scheme}\""))),
+            None => text,
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains('/') || rest.contains('@') {
+            return Err(bad("only HOST:PORT may follow the scheme"));
+        }
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(v6) => match v6.split_once(']') {
+                Some((host, "")) => (host, None),
+                Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or(""))),
+                None => return Err(bad("no closing bracket")),
+            },
+            None => match rest.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (rest, None),
+            },
+        };
+        let port = match port {
+            Some(port) => port.parse().map_err(|_| bad("the port is not a number"))?,
+            None => 2379,
+        };
+        if host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(bad("no host name"));
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "http://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "http://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// User and password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The password; never printed.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How to reach a cluster.
+#[derive(Debug, Clone)]
+pub struct EtcdConfig {
+    /// The servers, tried in this order.
+    pub endpoints: Vec<Endpoint>,
+    /// Deadline of every call, all attempts together.
+    pub request_timeout: Duration,
+    /// Who we are, where the cluster has authentication on.
+    pub credentials: Option<Credentials>,
+}
+
+impl EtcdConfig {
+    /// A configuration for these URLs with a deadline of 5 s and no credentials.
+    pub fn new<S: AsRef<str>>(endpoints: &[S]) -> Result<Self, KvError> {
+        let endpoints: Vec<_> = endpoints
+            .iter()
+            .map(|e| Endpoint::parse(e.as_ref()))
+            .collect::<Result<_, _>>()?;
+        if endpoints.is_empty() {
+            return Err(KvError::BadEndpoint {
+                endpoint: String::new(),
+                reason: "no endpoint is given".into(),
+            });
+        }
+        Ok(Self {
+            endpoints,
+            request_timeout: Duration::from_secs(5),
+            credentials: None,
+        })
+    }
+}
+
+/// A client of an etcd v3 cluster. Cloning is cheap and shares the connection.
+#[derive(Debug, Clone)]
+pub struct EtcdKv {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: EtcdConfig,
+    connection: Mutex<State>,
+}
+
+/// The connection in use, if any.
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Connection>,
+    /// Which endpoint to try next.
+    next: usize,
+    /// Counts connections, so that only the one that failed is thrown away.
+    generation: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Connection {
+    channel: Channel,
+    generation: u64,
+    /// Metadata of every call: the token, where credentials are set.
+    metadata: Vec<(&'static str, String)>,
+}
+
+/// What a call needs and whether it may be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Any server can answer; may be sent again.
+    Local,
+    /// Needs a leader; may be sent again.
+    Read,
+    /// Needs a leader; never sent again once it may have reached a server.
+    Write,
+}
+
+impl EtcdKv {
+    /// A client; connects when first used.
+    #[must_use]
+    pub fn new(config: EtcdConfig) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                config,
+                connection: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Asks the server in use how it is. For the state of each member, make a client for each.
+    pub async fn status(&self) -> Result<ServerStatus, KvError> {
+        let a: proto::StatusResponse = self
+            .call(
+                "status",
+                "Maintenance/Status",
+                &proto::Empty {},
+                Kind::Local,
+            )
+            .await?;
+        Ok(ServerStatus {
+            member: a.header.map_or(0, |h| h.member_id),
+            leader: a.leader,
+            version: a.version,
+            db_size: a.db_size,
+            raft_term: a.raft_term,
+            raft_index: a.raft_index,
+        })
+    }
+
+    /// Calls a method on the first endpoint that takes it.
+    async fn call<Q: Message, A: Message + Default>(
+        &self,
+        what: &'static str,
+        method: &str,
+        request: &Q,
+        kind: Kind,
+    ) -> Result<A, KvError> {
+        let timeout = self.inner.config.request_timeout;
+        let deadline = Instant::now() + timeout;
+        let path = format!("/etcdserverpb.{method}");
+        let mut failure = Failure::new(what, timeout);
+        for attempt in 0..self.inner.config.endpoints.len() * 2 {
+            // Leaves time for the other endpoints, in case this one hangs.
+            let now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                break;
+            }
+            let others = self
+                .inner
+                .config
+                .endpoints
+                .len()
+                .saturating_sub(attempt)
+                .max(1);
+            let share = now + left / u32::try_from(others).unwrap_or(1);
+            let connection = match timeout_at(share, self.connection()).await {
+                Ok(Ok(connection)) => connection,
+                Ok(Err(error @ KvError::Denied { .. })) => return Err(error),
+                Ok(Err(error)) => {
+                    failure.note(error.to_string(), false);
+                    continue;
+                }
+                // The endpoint index has moved on already.
+                Err(_) => continue,
+            };
+            let until = if kind == Kind::Write { deadline } else { share };
+            let mut metadata = connection.metadata.clone();
+            if kind != Kind::Local {
+                // Fail at once, and elsewhere, rather than wait for an election.
+                metadata.push((REQUIRE_LEADER, "true".to_owned()));
+            }
+            let call = connection.channel.unary(&path, request, &metadata);
+            let sent = match timeout_at(until, call).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => self.judge(&connection, error, &mut failure).await?,
+                Err(_) => {
+                    // The server hangs: whatever else runs on this connection moves on too.
+                    self.drop_connection(connection.generation).await;
+                    failure.sent = true;
+                    true
+                }
+            };
+            if sent && kind == Kind::Write {
+                break;
+            }
+        }
+        Err(failure.into_error(&self.inner.config))
+    }
+
+    /// Decides about a failed call: an error is final, `Ok(sent)` allows another endpoint.
+    async fn judge(
+        &self,
+        connection: &Connection,
+        error: CallError,
+        failure: &mut Failure,
+    ) -> Result<bool, KvError> {
+        match error {
+            CallError::Transport { reason, sent } => {
+                self.drop_connection(connection.generation).await;
+                failure.note(reason, sent);
+                Ok(sent)
+            }
+            CallError::Status { code: 14, message } => {
+                self.drop_connection(connection.generation).await;
+                // Without a leader the proposal was refused; everything else leaves it open.
+                let sent = !message.contains("no leader");
+                failure.note(message, sent);
+                Ok(sent)
+            }
+            CallError::Status { code: 16, message } if message.contains("invalid auth token") => {
+                // Tokens expire; a new connection gets a new one.
+                self.drop_connection(connection.generation).await;
+                failure.note(message, false);
+                Ok(false)
+            }
+            CallError::Status { code, message } => {
+                Err(convert::status_error(failure.what, code, message))
+            }
+            CallError::Malformed(reason) => {
+                self.drop_connection(connection.generation).await;
+                Err(KvError::Malformed {
+                    what: failure.what,
+                    reason,
+                })
+            }
+        }
+    }
+
+    /// The connection in use, or a new one to the next endpoint.
+    async fn connection(&self) -> Result<Connection, KvError> {
+        let mut state = self.inner.connection.lock().await;
+        if let Some(connection) = &state.current {
+            return Ok(connection.clone());
+        }
+        let config = &self.inner.config;
+        let endpoint = &config.endpoints[state.next % config.endpoints.len()];
+        // Moves on before the first await, so that a caller whose time is up has moved on too.
+        state.next = (state.next + 1) % config.endpoints.len();
+        let unavailable = |reason: String| KvError::Unavailable {
+            what: "connect",
+            endpoints: endpoint.to_string(),
+            reason,
+            sent: false,
+        };
+        let channel = open(endpoint).await.map_err(unavailable)?;
+        // The first failing endpoint of a member list should be tried again in its turn.
+        state.generation += 1;
+        let mut connection = Connection {
+            channel,
+            generation: state.generation,
+            metadata: Vec::new(),
+        };
+        if let Some(credentials) = &config.credentials {
+            let token = authenticate(&connection.channel, credentials).await?;
+            connection.metadata.push(("token", token));
+        }
+        tracing::debug!(%endpoint, "connected to etcd");
+        state.current = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Forgets the connection, unless it has been replaced already.
+    async fn drop_connection(&self, generation: u64) {
+        let mut state = self.inner.connection.lock().await;
+        if state
+            .current
+            .as_ref()
+            .is_some_and(|c| c.generation == generation)
+        {
+            state.current = None;
+        }
+    }
+
+    fn endpoint_list(&self) -> String {
+        list(&self.inner.config.endpoints)
+    }
+}
+
+fn list(endpoints: &[Endpoint]) -> String {
+    endpoints
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Connects and lets the kernel find out about dead peers: it alone sees an idle connection.
+async fn open(endpoint: &Endpoint) -> Result<Channel, String> {
+    use rustix::net::sockopt;
+
+    let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(|e| e.to_string())?;
+    let options = || -> rustix::io::Result<()> {
+        sockopt::set_tcp_nodelay(&tcp, true)?;
+        sockopt::set_socket_keepalive(&tcp, true)?;
+        sockopt::set_tcp_keepidle(&tcp, Duration::from_secs(10))?;
+        sockopt::set_tcp_keepintvl(&tcp, Duration::from_secs(5))?;
+        sockopt::set_tcp_keepcnt(&tcp, 3)?;
+        sockopt::set_tcp_user_timeout(&tcp, 20_000)
+    };
+    options().map_err(|e| e.to_string())?;
+    let authority = endpoint
+        .to_string()
+        .trim_start_matches("http://")
+        .to_owned();
+    Channel::open(tcp, authority)
+        .await
+        .map_err(|e| format!("{e:?}"))
+}
+
+async fn authenticate(channel: &Channel, credentials: &Credentials) -> Result<String, KvError> {
+    let request = proto::AuthenticateRequest {
+        name: credentials.user.clone(),
+        password: credentials.password.clone(),
+    };
+    let answer: Result<proto::AuthenticateResponse, _> = channel
+        .unary("/etcdserverpb.Auth/Authenticate", &request, &[])
+        .await;
+    match answer {
+        Ok(answer) => Ok(answer.token),
+        Err(CallError::Status {
+            code: 3 | 7 | 9 | 16,
+            message,
+        }) => Err(KvError::Denied {
+            what: "authenticate",
+            message,
+        }),
+        Err(error) => Err(KvError::Unavailable {
+            what: "authenticate",
+            endpoints: channel_name(channel),
+            reason: format!("{error:?}"),
+            sent: false,
+        }),
+    }
+}
+
+fn channel_name(channel: &Channel) -> String {
+    channel.authority().to_owned()
+}
+
+/// What is known about a call that did not succeed yet.
+#[derive(Debug)]
+struct Failure {
+    what: &'static str,
+    timeout: Duration,
+    reason: Option<String>,
+    sent: bool,
+}
+
+impl Failure {
+    fn new(what: &'static str, timeout: Duration) -> Self {
+        Self {
+            what,
+            timeout,
+            reason: None,
+            sent: false,
+        }
+    }
+
+    fn note(&mut self, reason: String, sent: bool) {
+        self.reason = Some(reason);
+        self.sent |= sent;
+    }
+
+    fn into_error(self, config: &EtcdConfig) -> KvError {
+        match self.reason {
+            Some(reason) => KvError::Unavailable {
+                what: self.what,
+                endpoints: list(&config.endpoints),
+                reason,
+                sent: self.sent,
+            },
+            None => KvError::Timeout {
+                what: self.what,
+                after: self.timeout,
+                sent: self.sent,
+            },
+        }
+    }
+}
+
+impl Kv for EtcdKv {
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply, KvError>> {
+        Box::pin(async move {
+            let request = convert::range_request(&range);
+            let kind = if range.serializable {
+                Kind::Local
+            } else {
+                Kind::Read
+            };
+            let answer: proto::RangeResponse =
+                self.call("read", "KV/Range", &request, kind).await?;
+            Ok(convert::range_reply(answer))
+        })
+    }
+
+    fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnReply, KvError>> {
+        Box::pin(async move {
+            let request = convert::txn_request(&txn);
+            let answer: proto::TxnResponse =
+                self.call("write", "KV/Txn", &request, Kind::Write).await?;
+            convert::txn_reply(answer)
+        })
+    }
+
+    fn compact(&self, revision: i64) -> BoxFuture<'_, Result<(), KvError>> {
+        Box::pin(async move {
+            let request = proto::CompactionRequest { revision };
+            let _: proto::Empty = self
+                .call("compact", "KV/Compact", &request, Kind::Write)
+                .await?;
+            Ok(())
+        })
+    }
+
+    fn lease_grant(
+        &self,
+        ttl: Duration,
+        id: Option<Lease>,
+    ) -> BoxFuture<'_, Result<(Lease, Duration), KvError>> {
+        Box::pin(async move {
+            let request = proto::LeaseGrantRequest {
+                ttl: crate::mem::whole_seconds(ttl),
+                id: id.map_or(0, |l| l.0),
+            };
+            let result: Result<proto::LeaseGrantResponse, _> = self
+                .call("grant a lease", "Lease/LeaseGrant", &request, Kind::Write)
+                .await;
+            match result {
+                Ok(a) if a.error.is_empty() => Ok((
+                    Lease(a.id),
+                    Duration::from_secs(u64::try_from(a.ttl).unwrap_or(0)),
+                )),
+                Ok(a) => Err(KvError::Rejected {
+                    what: "grant a lease",
+                    code: 2,
+                    message: a.error,
+                }),
+                Err(e) => Err(convert::lease_error(e, id.unwrap_or(Lease(0)))),
+            }
+        })
+    }
+
+    fn lease_keep_alive(&self, lease: Lease) -> BoxFuture<'_, Result<Duration, KvError>> {
+        Box::pin(async move {
+            // The method streams in both directions; one question and one answer are a valid use,
+            // and unlike a long stream each renewal can fail over and has its own deadline.
+            let request = proto::LeaseRequest { id: lease.0 };
+            let answer: proto::LeaseKeepAliveResponse = self
+                .call(
+                    "renew a lease",
+                    "Lease/LeaseKeepAlive",
+                    &request,
+                    Kind::Read,
+                )
+                .await
+                .map_err(|e| convert::lease_error(e, lease))?;
+            match u64::try_from(answer.ttl) {
+                Ok(ttl) if ttl > 0 => Ok(Duration::from_secs(ttl)),
+                _ => Err(KvError::LeaseNotFound { lease }),
+            }
+        })
+    }
+
+    fn lease_revoke(&self, lease: Lease) -> BoxFuture<'_, Result<(), KvError>> {
+        Box::pin(async move {
+            let request = proto::LeaseRequest { id: lease.0 };
+            let _: proto::Empty = self
+                .call("revoke a lease", "Lease/LeaseRevoke", &request, Kind::Write)
+                .await
+                .map_err(|e| convert::lease_error(e, lease))?;
+            Ok(())
+        })
+    }
+
+    fn lease_info(&self, lease: Lease, keys: bool) -> BoxFuture<'_, Result<LeaseInfo, KvError>> {
+        Box::pin(async move {
+            let request = proto::LeaseTimeToLiveRequest { id: lease.0, keys };
+            let a: proto::LeaseTimeToLiveResponse = self
+                .call(
+                    "look at a lease",
+                    "Lease/LeaseTimeToLive",
+                    &request,
+                    Kind::Read,
+                )
+                .await
+                .map_err(|e| convert::lease_error(e, lease))?;
+            if a.ttl < 0 {
+                return Err(KvError::LeaseNotFound { lease });
+            }
+            Ok(LeaseInfo {
+                lease,
+                ttl: a.ttl,
+                granted: a.granted_ttl,
+                keys: a.keys,
+            })
+        })
+    }
+
+    fn watch(&self, request: WatchRequest) -> BoxFuture<'_, Result<Watch, KvError>> {
+        Box::pin(watch::start(self.clone(), request))
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>, KvError>> {
+        Box::pin(async move {
+            let answer: proto::MemberListResponse = self
+                .call(
+                    "list members",
+                    "Cluster/MemberList",
+                    &proto::Empty {},
+                    Kind::Local,
+                )
+                .await?;
+            Ok(answer.members.into_iter().map(convert::member).collect())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_in_their_usual_spellings() {
+        for (text, expect) in [
+            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("http://127.0.0.1:4001/", "http://127.0.0.1:4001"),
+            ("10.0.2.11:2379", "http://10.0.2.11:2379"),
+            ("etcd", "http://etcd:2379"),
+            ("http://[::1]:2379", "http://[::1]:2379"),
+        ] {
+            assert_eq!(Endpoint::parse(text).unwrap().to_string(), expect);
+        }
+        for text in [
+            "",
+            "http://",
+            "https://a:1",
+            "unix:///x",
+            "http://a:b",
+            "http://a:1/x",
+            "[::1",
+        ] {
+            assert!(Endpoint::parse(text).is_err(), "{text}");
+        }
+    }
+}

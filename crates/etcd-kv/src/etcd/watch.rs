@@ -1,0 +1,220 @@
+//! A watch that outlives connections.
+//!
+//! One task per watch reads a stream of the server and hands batches over. When the stream breaks,
+//! it begins a new one, on whatever endpoint answers, at the revision after the last one handed
+//! over. It asks for streams that end when their member has lost the leader, so a member cut off
+//! from the cluster is left for another one. Only what cannot be resumed ends the watch.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::Sender;
+use tokio::time::{sleep, timeout};
+
+use super::grpc::{CallError, Streaming};
+use super::{EtcdKv, convert, proto};
+use crate::error::KvError;
+use crate::kv::{Watch, WatchBatch};
+use crate::model::WatchRequest;
+
+/// Pause before the first new attempt, doubled up to the longest one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+
+/// Begins a watch and returns when the server has confirmed it.
+pub(super) async fn start(kv: EtcdKv, request: WatchRequest) -> Result<Watch, KvError> {
+    let deadline = kv.inner.config.request_timeout;
+    let mut tries = kv.inner.config.endpoints.len();
+    let (stream, from) = loop {
+        let attempt = timeout(deadline, open(&kv, &request, request.from));
+        let error = match attempt.await {
+            Ok(Ok(opened)) => break opened,
+            Ok(Err(Broken::Final(error))) => return Err(error),
+            Ok(Err(Broken::Resumable(reason))) => KvError::Unavailable {
+                what: "watch",
+                endpoints: kv.endpoint_list(),
+                reason,
+                sent: false,
+            },
+            Err(_) => KvError::Timeout {
+                what: "watch",
+                after: deadline,
+                sent: false,
+            },
+        };
+        tries -= 1;
+        if tries == 0 {
+            return Err(error);
+        }
+    };
+    let (tx, watch) = Watch::channel();
+    tokio::spawn(run(kv, request, stream, from, tx));
+    Ok(watch)
+}
+
+/// Why a stream ended.
+enum Broken {
+    /// Another stream can go on where it stopped.
+    Resumable(String),
+    /// Nothing can.
+    Final(KvError),
+}
+
+async fn run(
+    kv: EtcdKv,
+    request: WatchRequest,
+    mut stream: Streaming,
+    mut from: i64,
+    tx: Sender<Result<WatchBatch, KvError>>,
+) {
+    loop {
+        let broken = tokio::select! {
+            broken = forward(&mut stream, &mut from, &tx) => broken,
+            () = tx.closed() => return,
+        };
+        drop(stream);
+        let Some(mut reason) = settle(broken, &tx).await else {
+            return;
+        };
+        let mut pause = FIRST_PAUSE;
+        stream = loop {
+            tracing::debug!(reason, from, "watch interrupted, resuming");
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = tx.closed() => return,
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            let limit = kv.inner.config.request_timeout;
+            match timeout(limit, open(&kv, &request, Some(from))).await {
+                Ok(Ok((stream, _))) => break stream,
+                Ok(Err(broken)) => match settle(Some(broken), &tx).await {
+                    Some(text) => reason = text,
+                    None => return,
+                },
+                Err(_) => reason = "no answer in time".into(),
+            }
+        };
+    }
+}
+
+/// Reports a final error, or gives back the reason why to resume. `None` ends the watch.
+async fn settle(
+    broken: Option<Broken>,
+    tx: &Sender<Result<WatchBatch, KvError>>,
+) -> Option<String> {
+    match broken? {
+        Broken::Resumable(reason) => Some(reason),
+        Broken::Final(error) => {
+            // Nobody may be listening any more; then there is nobody to tell.
+            let _ = tx.send(Err(error)).await;
+            None
+        }
+    }
+}
+
+/// Opens a stream and waits for the confirmation; returns the revision it begins at.
+async fn open(
+    kv: &EtcdKv,
+    request: &WatchRequest,
+    from: Option<i64>,
+) -> Result<(Streaming, i64), Broken> {
+    let connection = kv.connection().await.map_err(|error| match error {
+        KvError::Denied { .. } => Broken::Final(error),
+        other => Broken::Resumable(other.to_string()),
+    })?;
+    let (key, range_end) = request.keys.to_wire();
+    let create = proto::WatchCreateRequest {
+        key,
+        range_end,
+        start_revision: from.unwrap_or(0),
+        progress_notify: true,
+        prev_kv: request.previous,
+    };
+    let mut metadata = connection.metadata.clone();
+    metadata.push((super::REQUIRE_LEADER, "true".to_owned()));
+    let message = proto::WatchRequest {
+        create: Some(create),
+    };
+    let opened = async {
+        let mut stream = connection
+            .channel
+            .streaming("/etcdserverpb.Watch/Watch", &message, &metadata)
+            .await?;
+        let first = stream.next::<proto::WatchResponse>().await?;
+        Ok::<_, CallError>((stream, first))
+    };
+    match opened.await {
+        Ok((stream, Some(first))) if first.created && !first.canceled => {
+            let now = first.header.map_or(0, |h| h.revision);
+            Ok((stream, from.unwrap_or(now + 1)))
+        }
+        Ok((_, Some(first))) => Err(cancelled(&first)),
+        Ok((_, None)) => Err(Broken::Resumable("the server ended the stream".into())),
+        Err(error) => {
+            kv.drop_connection(connection.generation).await;
+            Err(broken(error))
+        }
+    }
+}
+
+/// Hands over batches until the stream breaks (`Some`) or nobody listens (`None`).
+async fn forward(
+    stream: &mut Streaming,
+    from: &mut i64,
+    tx: &Sender<Result<WatchBatch, KvError>>,
+) -> Option<Broken> {
+    loop {
+        let message = match stream.next::<proto::WatchResponse>().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Some(Broken::Resumable("the server ended the stream".into())),
+            Err(error) => return Some(broken(error)),
+        };
+        if message.canceled {
+            return Some(cancelled(&message));
+        }
+        if message.events.is_empty() {
+            // A progress note: nothing up to here concerns us, so resume after it.
+            if let Some(header) = message.header {
+                *from = (*from).max(header.revision + 1);
+            }
+            continue;
+        }
+        let events: Vec<_> = message.events.into_iter().map(convert::event).collect();
+        let revision = events.last().map_or(0, crate::model::Event::revision);
+        *from = revision + 1;
+        if tx.send(Ok(WatchBatch { revision, events })).await.is_err() {
+            return None;
+        }
+    }
+}
+
+fn cancelled(message: &proto::WatchResponse) -> Broken {
+    if message.compact_revision > 0 {
+        Broken::Final(KvError::Compacted {
+            oldest: message.compact_revision,
+        })
+    } else if message.cancel_reason.contains("permission") || message.cancel_reason.contains("auth")
+    {
+        let message = message.cancel_reason.clone();
+        Broken::Final(KvError::Denied {
+            what: "watch",
+            message,
+        })
+    } else {
+        Broken::Resumable(format!(
+            "cancelled by the server: {}",
+            message.cancel_reason
+        ))
+    }
+}
+
+fn broken(error: CallError) -> Broken {
+    match error {
+        CallError::Transport { reason, .. } => Broken::Resumable(reason),
+        CallError::Status {
+            code: 3 | 7,
+            message,
+        } => Broken::Final(convert::status_error("watch", 7, message)),
+        CallError::Status { message, .. } => Broken::Resumable(message),
+        CallError::Malformed(reason) => Broken::Resumable(reason),
+    }
+}
