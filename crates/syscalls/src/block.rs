@@ -11,6 +11,7 @@ const BLKSSZGET: libc::c_ulong = 0x1268;
 const BLKPG: libc::c_ulong = 0x1269;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
+const EXT4_IOC_SETFSUUID: libc::c_ulong = 0x4008_662C;
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
@@ -94,6 +95,27 @@ pub fn resize_partition(
 pub fn ext4_resize(mount_point: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     // SAFETY: the ioctl reads one u64.
     check(unsafe { libc::ioctl(mount_point.as_raw_fd(), EXT4_IOC_RESIZE_FS as _, &blocks) })
+        .map(|_| ())
+}
+
+/// Gives a mounted ext4 another UUID (big-endian order, as it is printed).
+///
+/// # Errors
+/// `EOPNOTSUPP` on old kernels or without the feature `metadata_csum_seed`.
+pub fn ext4_set_uuid(mount_point: BorrowedFd<'_>, uuid: [u8; 16]) -> io::Result<()> {
+    #[repr(C)]
+    struct Argument {
+        len: u32,
+        flags: u32,
+        uuid: [u8; 16],
+    }
+    let argument = Argument {
+        len: 16,
+        flags: 0,
+        uuid,
+    };
+    // SAFETY: a `struct fsuuid` with as many bytes behind it as it says.
+    check(unsafe { libc::ioctl(mount_point.as_raw_fd(), EXT4_IOC_SETFSUUID as _, &argument) })
         .map(|_| ())
 }
 
