@@ -1,3 +1,0 @@
-//! Health check and mark-good of the running slot.
-
-fn main() {}
