@@ -19,8 +19,24 @@ const KIND_LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
 const KIND_STATE: &str = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709";
 /// GRUB modules of both images.
 const MODULES: &[&str] = &[
-    "part_gpt", "fat", "normal", "echo", "linux", "test", "loadenv", "serial", "terminal", "minicmd", "reboot", "halt", "sleep", "true",
-    "boot", "cat", "read", "configfile",
+    "part_gpt",
+    "fat",
+    "normal",
+    "echo",
+    "linux",
+    "test",
+    "loadenv",
+    "serial",
+    "terminal",
+    "minicmd",
+    "reboot",
+    "halt",
+    "sleep",
+    "true",
+    "boot",
+    "cat",
+    "read",
+    "configfile",
 ];
 /// The selector script on the ESP.
 pub const GRUB_CFG: &str = include_str!("grub.cfg");
@@ -71,17 +87,35 @@ pub fn build(tools: &Tools, parts: &Parts<'_>, work: &Path, out: &Path) -> Resul
     }
     let bytes = at + MIB;
     let _ = fs::remove_file(out);
-    let mut disk = OpenOptions::new().create_new(true).read(true).write(true).open(out).with_context(|| format!("cannot create {}", out.display()))?;
+    let mut disk = OpenOptions::new()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(out)
+        .with_context(|| format!("cannot create {}", out.display()))?;
     disk.set_len(bytes)?;
-    gpt::write(&mut disk, bytes / SECTOR, "f1071111-0000-4000-8000-000000000000", &table)?;
-    let find = |label: &str| table.iter().find(|p| p.label == label).expect("label of the layout");
+    gpt::write(
+        &mut disk,
+        bytes / SECTOR,
+        "f1071111-0000-4000-8000-000000000000",
+        &table,
+    )?;
+    let find = |label: &str| {
+        table
+            .iter()
+            .find(|p| p.label == label)
+            .expect("label of the layout")
+    };
 
     embed_bios_grub(tools, work, &mut disk, find("BIOS-BOOT"))?;
     let esp = work.join("esp.img");
     make_esp(tools, parts, work, &esp, find("ESP").len * SECTOR)?;
     copy_sparse(&esp, &mut disk, find("ESP").start * SECTOR)?;
     if fs::metadata(parts.usr)?.len() > find("USR-A").len * SECTOR {
-        bail!("/usr is larger than its slot of {} MiB", find("USR-A").len * SECTOR / MIB);
+        bail!(
+            "/usr is larger than its slot of {} MiB",
+            find("USR-A").len * SECTOR / MIB
+        );
     }
     copy_sparse(parts.usr, &mut disk, find("USR-A").start * SECTOR)?;
     for label in ["OEM", "STATE"] {
@@ -98,14 +132,25 @@ pub fn build(tools: &Tools, parts: &Parts<'_>, work: &Path, out: &Path) -> Resul
 fn make_ext4(tools: &Tools, img: &Path, label: &str, bytes: u64, epoch: u64) -> Result<()> {
     let _ = fs::remove_file(img);
     File::create(img)?.set_len(bytes)?;
-    let id = if label == "OEM" { "f1071111-0000-4000-8000-0000000000e5" } else { "f1071111-0000-4000-8000-0000000000e9" };
+    let id = if label == "OEM" {
+        "f1071111-0000-4000-8000-0000000000e5"
+    } else {
+        "f1071111-0000-4000-8000-0000000000e9"
+    };
     tools
         .command("mke2fs")?
         .env("SOURCE_DATE_EPOCH", epoch.to_string())
         .env("E2FSPROGS_FAKE_TIME", epoch.to_string())
         .env("MKE2FS_CONFIG", tools.file("etc/mke2fs.conf"))
-        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-L", label, "-U", id])
-        .args(["-O", "metadata_csum_seed,^orphan_file", "-E", &format!("hash_seed={id},root_owner=0:0,lazy_itable_init=0,resize=8388608")])
+        .args([
+            "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1", "-L", label, "-U", id,
+        ])
+        .args([
+            "-O",
+            "metadata_csum_seed,^orphan_file",
+            "-E",
+            &format!("hash_seed={id},root_owner=0:0,lazy_itable_init=0,resize=8388608"),
+        ])
         .arg(img)
         .run()
         .with_context(|| format!("cannot make the {label} file system"))
@@ -114,9 +159,19 @@ fn make_ext4(tools: &Tools, img: &Path, label: &str, bytes: u64, epoch: u64) -> 
 fn make_esp(tools: &Tools, parts: &Parts<'_>, work: &Path, img: &Path, bytes: u64) -> Result<()> {
     let _ = fs::remove_file(img);
     File::create(img)?.set_len(bytes)?;
-    tools.command("mkfs.fat")?.args(["-F", "32", "-n", "FLOTESP", "-i", "F1071111", "--invariant"]).arg(img).run()?;
+    tools
+        .command("mkfs.fat")?
+        .args(["-F", "32", "-n", "FLOTESP", "-i", "F1071111", "--invariant"])
+        .arg(img)
+        .run()?;
     let efi = work.join("BOOTX64.EFI");
-    mkimage(tools, "x86_64-efi", "/flotilla/grub", &["efi_gop", "all_video"], &efi)?;
+    mkimage(
+        tools,
+        "x86_64-efi",
+        "/flotilla/grub",
+        &["efi_gop", "all_video"],
+        &efi,
+    )?;
     let stage = work.join("esp");
     let _ = fs::remove_dir_all(&stage);
     for d in ["EFI/BOOT", "flotilla/grub", "flotilla/A", "flotilla/B"] {
@@ -124,23 +179,40 @@ fn make_esp(tools: &Tools, parts: &Parts<'_>, work: &Path, img: &Path, bytes: u6
     }
     fs::copy(&efi, stage.join("EFI/BOOT/BOOTX64.EFI"))?;
     fs::write(stage.join("flotilla/grub/grub.cfg"), GRUB_CFG)?;
-    fs::write(stage.join("flotilla/grubenv"), BootState::shipped(parts.version).serialise()?)?;
+    fs::write(
+        stage.join("flotilla/grubenv"),
+        BootState::shipped(parts.version).serialise()?,
+    )?;
     fs::copy(parts.vmlinuz, stage.join("flotilla/A/vmlinuz"))?;
     fs::copy(parts.initrd, stage.join("flotilla/A/initrd"))?;
     fs::write(stage.join("flotilla/A/slot.cfg"), slot_cfg(parts.usr_args))?;
     for name in [
-        "EFI", "EFI/BOOT", "EFI/BOOT/BOOTX64.EFI", "flotilla", "flotilla/A", "flotilla/A/initrd", "flotilla/A/slot.cfg",
-        "flotilla/A/vmlinuz", "flotilla/B", "flotilla/grub", "flotilla/grub/grub.cfg", "flotilla/grubenv",
+        "EFI",
+        "EFI/BOOT",
+        "EFI/BOOT/BOOTX64.EFI",
+        "flotilla",
+        "flotilla/A",
+        "flotilla/A/initrd",
+        "flotilla/A/slot.cfg",
+        "flotilla/A/vmlinuz",
+        "flotilla/B",
+        "flotilla/grub",
+        "flotilla/grub/grub.cfg",
+        "flotilla/grubenv",
     ] {
         let path = stage.join(name);
         filetime(&path, parts.epoch)?;
         let program = if path.is_dir() { "mmd" } else { "mcopy" };
         let mut c = tools.command("mtools")?;
-        c.env("SOURCE_DATE_EPOCH", parts.epoch.to_string()).args(["-c", program, "-i"]).arg(img);
+        c.env("SOURCE_DATE_EPOCH", parts.epoch.to_string())
+            .args(["-c", program, "-i"])
+            .arg(img);
         if program == "mcopy" {
             c.arg("-m").arg(&path);
         }
-        c.arg(format!("::/{name}")).run().with_context(|| format!("cannot put {name} on the ESP"))?;
+        c.arg(format!("::/{name}"))
+            .run()
+            .with_context(|| format!("cannot put {name} on the ESP"))?;
     }
     fs::remove_dir_all(&stage)?;
     Ok(())
@@ -175,7 +247,13 @@ fn mkimage(tools: &Tools, format: &str, prefix: &str, extra: &[&str], out: &Path
 /// What grub-bios-setup does, on a table of our own: boot.img into the MBR, core.img into its partition.
 fn embed_bios_grub(tools: &Tools, work: &Path, disk: &mut File, part: &Partition) -> Result<()> {
     let core_path = work.join("core.img");
-    mkimage(tools, "i386-pc", "(,gpt2)/flotilla/grub", &["biosdisk"], &core_path)?;
+    mkimage(
+        tools,
+        "i386-pc",
+        "(,gpt2)/flotilla/grub",
+        &["biosdisk"],
+        &core_path,
+    )?;
     let mut core = fs::read(&core_path)?;
     let sectors = core.len().div_ceil(512);
     if sectors as u64 > part.len {
@@ -221,7 +299,11 @@ fn copy_sparse(from: &Path, disk: &mut File, offset: u64) -> Result<()> {
 pub fn qcow2(raw: &Path, out: &Path) -> Result<()> {
     crate::tool::need("qemu-img", "qemu-utils")?;
     let tmp: PathBuf = out.with_extension("qcow2.new");
-    Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(&tmp).run()?;
+    Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .arg(raw)
+        .arg(&tmp)
+        .run()?;
     fs::rename(&tmp, out)?;
     Ok(())
 }

@@ -29,13 +29,21 @@ pub struct Partition {
 }
 
 /// Writes the table to `disk`, which is `sectors` long.
-pub fn write(disk: &mut (impl Write + Seek), sectors: u64, guid: &str, parts: &[Partition]) -> Result<()> {
+pub fn write(
+    disk: &mut (impl Write + Seek),
+    sectors: u64,
+    guid: &str,
+    parts: &[Partition],
+) -> Result<()> {
     let entries = entries(parts)?;
     let array_crc = crc32fast::hash(&entries);
     let last = sectors - 1;
     for p in parts {
         if p.start < 2 + ENTRY_SECTORS || p.start + p.len > last - ENTRY_SECTORS {
-            bail!("partition {} does not fit a disk of {sectors} sectors", p.label);
+            bail!(
+                "partition {} does not fit a disk of {sectors} sectors",
+                p.label
+            );
         }
     }
     let guid = guid_bytes(guid)?;
@@ -60,7 +68,14 @@ fn protective_mbr(sectors: u64) -> [u8; 512] {
     m
 }
 
-fn header(me: u64, other: u64, array: u64, sectors: u64, guid: &[u8; 16], array_crc: u32) -> [u8; 512] {
+fn header(
+    me: u64,
+    other: u64,
+    array: u64,
+    sectors: u64,
+    guid: &[u8; 16],
+    array_crc: u32,
+) -> [u8; 512] {
     let mut h = [0; 512];
     h[..8].copy_from_slice(b"EFI PART");
     h[8..12].copy_from_slice(&0x0001_0000u32.to_le_bytes());
@@ -102,7 +117,8 @@ pub fn guid_bytes(text: &str) -> Result<[u8; 16]> {
     }
     let mut b = [0; 16];
     for (i, byte) in b.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).with_context(|| format!("not a GUID: {text}"))?;
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16)
+            .with_context(|| format!("not a GUID: {text}"))?;
     }
     b[..4].reverse();
     b[4..6].reverse();
@@ -123,22 +139,60 @@ mod tests {
         let sectors = 64 * 2048;
         f.set_len(sectors * SECTOR).expect("size");
         let parts = [
-            Partition { number: 1, label: "ONE", kind: "21686148-6449-6E6F-744E-656564454649", guid: "11111111-2222-4333-8444-555555555555".into(), start: 2048, len: 2048 },
-            Partition { number: 9, label: "NINE", kind: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", guid: "11111111-2222-4333-8444-555555555556".into(), start: 4096, len: 8192 },
+            Partition {
+                number: 1,
+                label: "ONE",
+                kind: "21686148-6449-6E6F-744E-656564454649",
+                guid: "11111111-2222-4333-8444-555555555555".into(),
+                start: 2048,
+                len: 2048,
+            },
+            Partition {
+                number: 9,
+                label: "NINE",
+                kind: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
+                guid: "11111111-2222-4333-8444-555555555556".into(),
+                start: 4096,
+                len: 8192,
+            },
         ];
-        write(&mut f, sectors, "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", &parts).expect("write");
-        let out = Command::new("sgdisk").arg("-v").arg(&p).output().expect("sgdisk runs (package gdisk)");
+        write(
+            &mut f,
+            sectors,
+            "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee",
+            &parts,
+        )
+        .expect("write");
+        let out = Command::new("sgdisk")
+            .arg("-v")
+            .arg(&p)
+            .output()
+            .expect("sgdisk runs (package gdisk)");
         let text = String::from_utf8_lossy(&out.stdout);
         assert!(text.contains("No problems found"), "{text}");
-        let out = Command::new("sgdisk").args(["-i", "9"]).arg(&p).output().expect("sgdisk");
+        let out = Command::new("sgdisk")
+            .args(["-i", "9"])
+            .arg(&p)
+            .output()
+            .expect("sgdisk");
         let text = String::from_utf8_lossy(&out.stdout);
-        assert!(text.contains("'NINE'") && text.contains("11111111-2222-4333-8444-555555555556"), "{text}");
+        assert!(
+            text.contains("'NINE'") && text.contains("11111111-2222-4333-8444-555555555556"),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_partition_beyond_the_disk_is_refused() {
         let mut f = std::io::Cursor::new(vec![0; 1 << 20]);
-        let p = Partition { number: 1, label: "X", kind: "0FC63DAF-8483-4772-8E79-3D69D8477DE4", guid: "11111111-2222-4333-8444-555555555555".into(), start: 34, len: 4000 };
+        let p = Partition {
+            number: 1,
+            label: "X",
+            kind: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
+            guid: "11111111-2222-4333-8444-555555555555".into(),
+            start: 34,
+            len: 4000,
+        };
         assert!(write(&mut f, 2048, "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee", &[p]).is_err());
     }
 }

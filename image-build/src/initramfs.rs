@@ -9,14 +9,34 @@ use anyhow::{Context, Result, bail};
 /// Modules that a boot may need before /usr is mounted; what they depend on is added. Names that are built into the
 /// kernel are skipped. Hardware that is absent costs nothing but the load.
 pub const WANTED: &[&str] = &[
-    "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "nvme", "erofs", "dm-mod", "dm-bufio", "dm-verity", "sha256_ssse3", "loop",
-    "overlay", "i6300esb", "softdog", "virtio_rng", "qemu_fw_cfg", "isofs", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1",
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "ahci",
+    "nvme",
+    "erofs",
+    "dm-mod",
+    "dm-bufio",
+    "dm-verity",
+    "sha256_ssse3",
+    "loop",
+    "overlay",
+    "i6300esb",
+    "softdog",
+    "virtio_rng",
+    "qemu_fw_cfg",
+    "isofs",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859-1",
 ];
 
 /// Builds the archive. `modules` is `usr/lib/modules/RELEASE` with a text `modules.dep`.
 pub fn build(init: &Path, modules: &Path, release: &str) -> Result<Vec<u8>> {
     let order = load_order(
-        &fs::read_to_string(modules.join("modules.dep")).context("no modules.dep in the module tree")?,
+        &fs::read_to_string(modules.join("modules.dep"))
+            .context("no modules.dep in the module tree")?,
         &fs::read_to_string(modules.join("modules.builtin")).unwrap_or_default(),
         WANTED,
     )?;
@@ -27,7 +47,11 @@ pub fn build(init: &Path, modules: &Path, release: &str) -> Result<Vec<u8>> {
     cpio.dir("lib/modules");
     let base = format!("lib/modules/{release}");
     cpio.dir(&base);
-    cpio.file("init", 0o755, &fs::read(init).with_context(|| format!("cannot read {}", init.display()))?);
+    cpio.file(
+        "init",
+        0o755,
+        &fs::read(init).with_context(|| format!("cannot read {}", init.display()))?,
+    );
     let list: String = order.iter().map(|m| format!("{m}\n")).collect();
     cpio.file("etc/modules.list", 0o644, list.as_bytes());
     let mut dirs = BTreeSet::new();
@@ -55,7 +79,9 @@ fn load_order(dep: &str, builtin: &str, wanted: &[&str]) -> Result<Vec<String>> 
     };
     let mut deps: BTreeMap<String, (String, Vec<String>)> = BTreeMap::new();
     for line in dep.lines() {
-        let Some((path, rest)) = line.split_once(':') else { continue };
+        let Some((path, rest)) = line.split_once(':') else {
+            continue;
+        };
         let needs = rest.split_whitespace().map(name_of).collect();
         deps.insert(name_of(path), (path.to_string(), needs));
     }
@@ -75,8 +101,15 @@ fn load_order(dep: &str, builtin: &str, wanted: &[&str]) -> Result<Vec<String>> 
     Ok(out)
 }
 
-fn visit(name: &str, deps: &BTreeMap<String, (String, Vec<String>)>, seen: &mut BTreeSet<String>, out: &mut Vec<String>) {
-    let Some((path, needs)) = deps.get(name) else { return };
+fn visit(
+    name: &str,
+    deps: &BTreeMap<String, (String, Vec<String>)>,
+    seen: &mut BTreeSet<String>,
+    out: &mut Vec<String>,
+) {
+    let Some((path, needs)) = deps.get(name) else {
+        return;
+    };
     if seen.insert(name.to_string()) {
         // modules.dep lists the nearest dependency first.
         for n in needs.iter().rev() {
@@ -112,10 +145,19 @@ impl Cpio {
     fn entry(&mut self, name: &str, mode: u32, rdev: (u32, u32), data: &[u8]) {
         self.inode += 1;
         let head = [
-            self.inode, mode, 0, 0, 1, 0,
+            self.inode,
+            mode,
+            0,
+            0,
+            1,
+            0,
             u32::try_from(data.len()).expect("initramfs members are far below 4 GiB"),
-            0, 0, rdev.0, rdev.1,
-            u32::try_from(name.len() + 1).expect("names are short"), 0,
+            0,
+            0,
+            rdev.0,
+            rdev.1,
+            u32::try_from(name.len() + 1).expect("names are short"),
+            0,
         ];
         self.bytes.extend_from_slice(b"070701");
         for h in head {
@@ -149,7 +191,14 @@ mod tests {
     fn dependencies_come_first_and_builtins_are_left_out() {
         let dep = "kernel/a/dm-verity.ko.xz: kernel/a/dm-bufio.ko.xz kernel/a/dm-mod.ko.xz\nkernel/a/dm-bufio.ko.xz: kernel/a/dm-mod.ko.xz\nkernel/a/dm-mod.ko.xz:\n";
         let got = load_order(dep, "kernel/fs/ext4.ko\n", &["ext4", "dm_verity"]).expect("order");
-        assert_eq!(got, ["kernel/a/dm-mod.ko.xz", "kernel/a/dm-bufio.ko.xz", "kernel/a/dm-verity.ko.xz"]);
+        assert_eq!(
+            got,
+            [
+                "kernel/a/dm-mod.ko.xz",
+                "kernel/a/dm-bufio.ko.xz",
+                "kernel/a/dm-verity.ko.xz"
+            ]
+        );
         assert!(load_order(dep, "", &["nosuch"]).is_err());
     }
 
@@ -161,8 +210,15 @@ mod tests {
         let d = tempfile::tempdir().expect("temp dir");
         let p = d.path().join("a.cpio");
         fs::write(&p, c.finish()).expect("write");
-        let out = std::process::Command::new("cpio").arg("-itv").stdin(fs::File::open(&p).expect("open")).output().expect("cpio runs");
+        let out = std::process::Command::new("cpio")
+            .arg("-itv")
+            .stdin(fs::File::open(&p).expect("open"))
+            .output()
+            .expect("cpio runs");
         let text = String::from_utf8_lossy(&out.stdout);
-        assert!(out.status.success() && text.contains("d/f") && text.contains("drwxr-xr-x"), "{text}");
+        assert!(
+            out.status.success() && text.contains("d/f") && text.contains("drwxr-xr-x"),
+            "{text}"
+        );
     }
 }

@@ -29,7 +29,11 @@ use crate::tool::{Run, Tools};
 
 /// Builds Flotilla's disk image, kernel and initramfs.
 #[derive(Debug, Parser)]
-#[command(name = "image-build", version, after_help = "Example:\n  image-build build --programs target/release --init target/x86_64-unknown-linux-gnu/release --out build/image")]
+#[command(
+    name = "image-build",
+    version,
+    after_help = "Example:\n  image-build build --programs target/release --init target/x86_64-unknown-linux-gnu/release --out build/image"
+)]
 struct Cli {
     /// Directory of image-build's own data: packages.toml, packages.lock, prune.txt, rootfs/.
     #[arg(long, default_value = "image-build")]
@@ -90,8 +94,21 @@ fn run(cli: &Cli) -> Result<()> {
             }
             Ok(())
         }
-        Cmd::Build { programs, init, out, build_id, epoch } => {
-            let b = Build { cli, programs, init, out, build_id, epoch: *epoch };
+        Cmd::Build {
+            programs,
+            init,
+            out,
+            build_id,
+            epoch,
+        } => {
+            let b = Build {
+                cli,
+                programs,
+                init,
+                out,
+                build_id,
+                epoch: *epoch,
+            };
             b.run(&packages::read_lock(&lock)?)
         }
     }
@@ -117,13 +134,25 @@ impl Build<'_> {
         let step = Progress::start("assemble /usr");
         let root = self.cli.cache.join("root");
         let _ = fs::remove_dir_all(&root);
-        Command::new("cp").arg("-al").arg(&base).arg(&root).run().context("cannot copy the package tree")?;
+        Command::new("cp")
+            .arg("-al")
+            .arg(&base)
+            .arg(&root)
+            .run()
+            .context("cannot copy the package tree")?;
         let kernel = only_entry(&root.join("usr/lib/modules"))?;
         let vmlinuz = self.out.join("vmlinuz");
         let modules_text = base.join("usr/lib/modules").join(&kernel);
-        Command::new("depmod").arg("-b").arg(&base).arg(&kernel).run()?;
+        Command::new("depmod")
+            .arg("-b")
+            .arg(&base)
+            .arg(&kernel)
+            .run()?;
         copy(&self.kernel_image(&kernel), &vmlinuz)?;
-        let ca = root.join("usr/share/ca-certificates/mozilla").canonicalize().context("the ca-certificates package changed its layout")?;
+        let ca = root
+            .join("usr/share/ca-certificates/mozilla")
+            .canonicalize()
+            .context("the ca-certificates package changed its layout")?;
         tree::finish(&root, &ca, &kernel)?;
         tree::prune(&root, &fs::read_to_string(self.cli.data.join("prune.txt"))?)?;
         tree::keep_etc(&root)?;
@@ -137,8 +166,15 @@ impl Build<'_> {
         let usr = self.out.join("usr.img");
         self.erofs(&tools, &root.join("usr"), &usr)?;
         let salt: [u8; 32] = Sha256::digest(format!("flotilla {version}")).into();
-        let v = verity::append(&usr, &salt, &gpt::guid_bytes("f1071111-0000-4000-8000-0000000000aa")?)?;
-        let usr_args = format!("flotilla.usrhash={} flotilla.usrdata={} flotilla.usrsalt={} panic=10 oops=panic quiet", v.root, v.blocks, v.salt);
+        let v = verity::append(
+            &usr,
+            &salt,
+            &gpt::guid_bytes("f1071111-0000-4000-8000-0000000000aa")?,
+        )?;
+        let usr_args = format!(
+            "flotilla.usrhash={} flotilla.usrdata={} flotilla.usrsalt={} panic=10 oops=panic quiet",
+            v.root, v.blocks, v.salt
+        );
         step.done(&format!("{} MB", fs::metadata(&usr)?.len() / 1_000_000));
 
         let step = Progress::start("initramfs");
@@ -149,10 +185,20 @@ impl Build<'_> {
 
         let step = Progress::start("disk image");
         let raw = self.out.join("flotilla.raw");
-        let parts = disk::Parts { usr: &usr, vmlinuz: &vmlinuz, initrd: &initrd, usr_args: &usr_args, version, epoch: self.epoch };
+        let parts = disk::Parts {
+            usr: &usr,
+            vmlinuz: &vmlinuz,
+            initrd: &initrd,
+            usr_args: &usr_args,
+            version,
+            epoch: self.epoch,
+        };
         disk::build(&tools, &parts, &self.cli.cache, &raw)?;
         disk::qcow2(&raw, &self.out.join("flotilla.qcow2"))?;
-        fs::write(self.out.join("cmdline"), format!("{usr_args} flotilla.slot=A\n"))?;
+        fs::write(
+            self.out.join("cmdline"),
+            format!("{usr_args} flotilla.slot=A\n"),
+        )?;
         step.done("flotilla.raw, flotilla.qcow2");
         self.manifest(lock, version, &v.root)
     }
@@ -164,13 +210,18 @@ impl Build<'_> {
             bail!("packages.lock has no packages for {set}; make it anew with update-lock");
         }
         let key: String = mine.iter().map(|l| l.sha256.as_str()).collect();
-        let dir = self.cli.cache.join(format!("{set}-{}", &hex(&Sha256::digest(key))[..16]));
+        let dir = self
+            .cli
+            .cache
+            .join(format!("{set}-{}", &hex(&Sha256::digest(key))[..16]));
         if dir.exists() {
             return Ok(dir);
         }
         let step = Progress::start(&format!("Debian packages for {set}"));
         let apt = Apt::open(&self.cli.cache.join("apt"), self.cli.mirror.as_deref())?;
-        let debs = apt.fetch(&mine, &|i, n, name| step.say(&format!("downloading {i}/{n} {name}")))?;
+        let debs = apt.fetch(&mine, &|i, n, name| {
+            step.say(&format!("downloading {i}/{n} {name}"))
+        })?;
         let tmp = self.cli.cache.join(format!("{set}.new"));
         tree::unpack(&debs, &tmp, &|i, n| step.say(&format!("unpacking {i}/{n}")))?;
         fs::rename(&tmp, &dir)?;
@@ -179,7 +230,10 @@ impl Build<'_> {
     }
 
     fn kernel_image(&self, release: &str) -> PathBuf {
-        self.cli.cache.join("root/boot").join(format!("vmlinuz-{release}"))
+        self.cli
+            .cache
+            .join("root/boot")
+            .join(format!("vmlinuz-{release}"))
     }
 
     fn erofs(&self, tools: &Tools, usr: &Path, out: &Path) -> Result<()> {
@@ -209,7 +263,10 @@ impl Build<'_> {
         fs::write(root.join("usr/lib/os-release"), text)?;
         let share = root.join("usr/share/flotilla");
         fs::create_dir_all(&share)?;
-        fs::write(share.join("release"), format!("COREOS_RELEASE_VERSION={version}\nCOREOS_RELEASE_BOARD=amd64-usr\n"))?;
+        fs::write(
+            share.join("release"),
+            format!("COREOS_RELEASE_VERSION={version}\nCOREOS_RELEASE_BOARD=amd64-usr\n"),
+        )?;
         Ok(())
     }
 
@@ -217,13 +274,19 @@ impl Build<'_> {
         let mut files = serde_json::Map::new();
         for name in ["vmlinuz", "initrd", "usr.img"] {
             let bytes = fs::read(self.out.join(name))?;
-            files.insert(name.into(), serde_json::json!({"size": bytes.len(), "sha256": hex(&Sha256::digest(&bytes))}));
+            files.insert(
+                name.into(),
+                serde_json::json!({"size": bytes.len(), "sha256": hex(&Sha256::digest(&bytes))}),
+            );
         }
         let doc = serde_json::json!({
             "version": version, "build_id": self.build_id, "usrhash": root_hash, "files": files,
             "packages": lock.iter().filter(|l| l.set == "image").map(|l| format!("{} {}", l.name, l.version)).collect::<Vec<_>>(),
         });
-        fs::write(self.out.join("manifest.json"), serde_json::to_vec_pretty(&doc)?)?;
+        fs::write(
+            self.out.join("manifest.json"),
+            serde_json::to_vec_pretty(&doc)?,
+        )?;
         Ok(())
     }
 }
@@ -251,7 +314,12 @@ fn space(path: &Path, want: u64) -> Result<()> {
     let s = rustix::fs::statvfs(path)?;
     let free = s.f_bavail * s.f_frsize;
     if free < want {
-        bail!("{} MB free at {}, {} MB needed; give another place with --cache", free >> 20, path.display(), want >> 20);
+        bail!(
+            "{} MB free at {}, {} MB needed; give another place with --cache",
+            free >> 20,
+            path.display(),
+            want >> 20
+        );
     }
     Ok(())
 }
@@ -264,11 +332,21 @@ struct Progress {
 
 impl Progress {
     fn start(title: &str) -> Progress {
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        bar.set_style(ProgressStyle::with_template("{spinner} {msg} [{elapsed}]").expect("a constant template"));
+        let bar = if std::io::stderr().is_terminal() {
+            ProgressBar::new_spinner()
+        } else {
+            ProgressBar::hidden()
+        };
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")
+                .expect("a constant template"),
+        );
         bar.set_message(title.to_string());
         bar.enable_steady_tick(Duration::from_millis(120));
-        Progress { bar, title: title.into() }
+        Progress {
+            bar,
+            title: title.into(),
+        }
     }
 
     fn say(&self, what: &str) {

@@ -44,14 +44,19 @@ pub struct Locked {
 
 /// Reads `packages.toml`.
 pub fn wanted(file: &Path) -> Result<Wanted> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     toml::from_str(&text).with_context(|| format!("{} is not a package list", file.display()))
 }
 
 /// Reads the lock file.
 pub fn read_lock(file: &Path) -> Result<Vec<Locked>> {
-    let text = fs::read_to_string(file)
-        .with_context(|| format!("cannot read {} (make it with `update-lock`)", file.display()))?;
+    let text = fs::read_to_string(file).with_context(|| {
+        format!(
+            "cannot read {} (make it with `update-lock`)",
+            file.display()
+        )
+    })?;
     parse_lock(&text).with_context(|| format!("{} is damaged", file.display()))
 }
 
@@ -99,7 +104,11 @@ impl Apt {
     /// Makes the private root in `dir`, with the mirror that the host's apt uses, or `mirror`.
     pub fn open(dir: &Path, mirror: Option<&str>) -> Result<Apt> {
         tool::need("apt-get", "apt")?;
-        for d in ["state/lists/partial", "cache/archives/partial", "etc/preferences.d"] {
+        for d in [
+            "state/lists/partial",
+            "cache/archives/partial",
+            "etc/preferences.d",
+        ] {
             fs::create_dir_all(dir.join(d))?;
         }
         let dir = dir.canonicalize()?;
@@ -116,12 +125,17 @@ impl Apt {
                 d = dir.display()
             ),
         )?;
-        Ok(Apt { config, cache: dir.join("debs") })
+        Ok(Apt {
+            config,
+            cache: dir.join("debs"),
+        })
     }
 
     fn command(&self, program: &str) -> Command {
         let mut c = Command::new(program);
-        c.env("APT_CONFIG", &self.config).env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+        c.env("APT_CONFIG", &self.config)
+            .env("LC_ALL", "C")
+            .env("DEBIAN_FRONTEND", "noninteractive");
         c
     }
 
@@ -152,24 +166,36 @@ impl Apt {
                 }
             }
             let specs: Vec<String> = picked.iter().map(|(n, v)| format!("{n}={v}")).collect();
-            let shown = self.command("apt-cache").args(["show"]).args(&specs).text()?;
+            let shown = self
+                .command("apt-cache")
+                .args(["show"])
+                .args(&specs)
+                .text()?;
             let sums = parse_show(&shown);
             for (name, version) in picked {
                 let sha256 = sums
                     .get(&(name.clone(), version.clone()))
                     .with_context(|| format!("the index has no SHA256 for {name} {version}"))?
                     .clone();
-                out.push(Locked { set: set.into(), name, version, sha256 });
+                out.push(Locked {
+                    set: set.into(),
+                    name,
+                    version,
+                    sha256,
+                });
             }
         }
         Ok(out)
     }
 
     /// The .deb of each locked package, from the cache or the mirror, checked against the lock.
-    pub fn fetch(&self, locked: &[Locked], tell: &dyn Fn(usize, usize, &str)) -> Result<Vec<PathBuf>> {
+    pub fn fetch(
+        &self,
+        locked: &[Locked],
+        tell: &dyn Fn(usize, usize, &str),
+    ) -> Result<Vec<PathBuf>> {
         fs::create_dir_all(&self.cache)?;
-        let missing: Vec<&Locked> =
-            locked.iter().filter(|l| !self.deb(l).exists()).collect();
+        let missing: Vec<&Locked> = locked.iter().filter(|l| !self.deb(l).exists()).collect();
         if !missing.is_empty() {
             if !fs::read_dir(self.config.with_file_name("state").join("lists"))?
                 .any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().ends_with("_Packages")))
@@ -196,8 +222,16 @@ impl Apt {
     }
 
     fn download(&self, chunk: &[&Locked], into: &Path) -> Result<()> {
-        let specs: Vec<String> = chunk.iter().map(|l| format!("{}={}", l.name, l.version)).collect();
-        let first = self.command("apt-get").current_dir(into).args(["download", "-q"]).args(&specs).run();
+        let specs: Vec<String> = chunk
+            .iter()
+            .map(|l| format!("{}={}", l.name, l.version))
+            .collect();
+        let first = self
+            .command("apt-get")
+            .current_dir(into)
+            .args(["download", "-q"])
+            .args(&specs)
+            .run();
         if first.is_ok() {
             return Ok(());
         }
@@ -215,7 +249,11 @@ impl Apt {
     fn keep(&self, l: &Locked, dir: &Path) -> Result<()> {
         for e in fs::read_dir(dir)? {
             let path = e?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if name.split('_').next() != Some(&l.name) {
                 continue;
             }
@@ -223,7 +261,9 @@ impl Apt {
             if got != l.sha256 {
                 bail!(
                     "{} {} has sha256 {got}, the lock says {}; nothing was used",
-                    l.name, l.version, l.sha256
+                    l.name,
+                    l.version,
+                    l.sha256
                 );
             }
             fs::rename(&path, self.deb(l))?;
@@ -237,7 +277,10 @@ impl Apt {
 pub fn update_lock(apt: &Apt, wanted: &Wanted, file: &Path) -> Result<Vec<String>> {
     apt.update()?;
     let new = apt.resolve(wanted)?;
-    let old = fs::read_to_string(file).ok().and_then(|t| parse_lock(&t).ok()).unwrap_or_default();
+    let old = fs::read_to_string(file)
+        .ok()
+        .and_then(|t| parse_lock(&t).ok())
+        .unwrap_or_default();
     let key = |l: &Locked| (l.set.clone(), l.name.clone());
     let before: BTreeMap<_, _> = old.iter().map(|l| (key(l), l.version.clone())).collect();
     let after: BTreeMap<_, _> = new.iter().map(|l| (key(l), l.version.clone())).collect();
@@ -271,7 +314,9 @@ fn parse_show(text: &str) -> BTreeMap<(String, String), String> {
     let mut out = BTreeMap::new();
     for para in text.split("\n\n") {
         let field = |k: &str| {
-            para.lines().find_map(|l| l.strip_prefix(k)?.strip_prefix(": ")).map(str::to_string)
+            para.lines()
+                .find_map(|l| l.strip_prefix(k)?.strip_prefix(": "))
+                .map(str::to_string)
         };
         if let (Some(n), Some(v), Some(s)) = (field("Package"), field("Version"), field("SHA256")) {
             out.insert((n, v), s);
@@ -287,7 +332,9 @@ fn sources(mirror: Option<&str>) -> Result<String> {
         bail!("no {keyring}: install the package debian-archive-keyring");
     }
     let stanza = |uri: &str, suites: &str| {
-        format!("Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {keyring}\n\n")
+        format!(
+            "Types: deb\nURIs: {uri}\nSuites: {suites}\nComponents: main\nSigned-By: {keyring}\n\n"
+        )
     };
     if let Some(uri) = mirror {
         return Ok(stanza(uri, SUITE));
@@ -326,12 +373,20 @@ fn sources(mirror: Option<&str>) -> Result<String> {
 /// (URI, suite) pairs of Debian's own releases in a one-line or deb822 sources file.
 fn debian_sources(text: &str) -> Vec<(String, String)> {
     const RELEASES: [&str; 5] = ["bookworm", "trixie", "stable", "testing", "sid"];
-    let known = |s: &str| RELEASES.iter().any(|r| s == *r || s.strip_prefix(r).is_some_and(|x| matches!(x, "-security" | "-updates")));
+    let known = |s: &str| {
+        RELEASES.iter().any(|r| {
+            s == *r
+                || s.strip_prefix(r)
+                    .is_some_and(|x| matches!(x, "-security" | "-updates"))
+        })
+    };
     let mut out = Vec::new();
     for line in text.lines() {
         let mut w = line.split_whitespace().skip_while(|t| t.starts_with('['));
         if w.next() == Some("deb") {
-            let w: Vec<&str> = w.skip_while(|t| t.starts_with('[') || t.ends_with(']')).collect();
+            let w: Vec<&str> = w
+                .skip_while(|t| t.starts_with('[') || t.ends_with(']'))
+                .collect();
             if let [uri, suite, ..] = w[..]
                 && known(suite)
             {
@@ -340,7 +395,12 @@ fn debian_sources(text: &str) -> Vec<(String, String)> {
         }
     }
     for para in text.split("\n\n") {
-        let field = |k: &str| para.lines().find_map(|l| l.strip_prefix(k)).map(str::trim).unwrap_or("");
+        let field = |k: &str| {
+            para.lines()
+                .find_map(|l| l.strip_prefix(k))
+                .map(str::trim)
+                .unwrap_or("")
+        };
         if !field("Types:").split_whitespace().any(|t| t == "deb") {
             continue;
         }
@@ -364,7 +424,12 @@ mod tests {
 
     #[test]
     fn lock_round_trips_and_names_the_bad_line() {
-        let l = vec![Locked { set: "image".into(), name: "bash".into(), version: "1:5-2".into(), sha256: "a".repeat(64) }];
+        let l = vec![Locked {
+            set: "image".into(),
+            name: "bash".into(),
+            version: "1:5-2".into(),
+            sha256: "a".repeat(64),
+        }];
         assert_eq!(parse_lock(&print_lock(&l)).expect("own print"), l);
         let e = parse_lock("# x\nimage bash 1").expect_err("short line");
         assert!(e.to_string().contains("line 2"), "{e}");
@@ -375,19 +440,34 @@ mod tests {
         let deb822 = "Types: deb\n# c\nURIs: http://m/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\nTypes: deb\nURIs: https://other\nSuites: nodistro\n";
         assert_eq!(
             debian_sources(deb822),
-            [("http://m/debian".into(), "bookworm".into()), ("http://m/debian".to_string(), "bookworm-updates".to_string())]
+            [
+                ("http://m/debian".into(), "bookworm".into()),
+                (
+                    "http://m/debian".to_string(),
+                    "bookworm-updates".to_string()
+                )
+            ]
         );
         let one = "deb [signed-by=/x] http://m/debian bookworm main\n# deb http://no bookworm main\ndeb http://s/x bookworm-security main\n";
         assert_eq!(
             debian_sources(one),
-            [("http://m/debian".into(), "bookworm".into()), ("http://s/x".to_string(), "bookworm-security".to_string())]
+            [
+                ("http://m/debian".into(), "bookworm".into()),
+                ("http://s/x".to_string(), "bookworm-security".to_string())
+            ]
         );
     }
 
     #[test]
     fn apt_simulation_lines_are_read() {
-        assert_eq!(parse_inst("Inst bash (5.2.37-2+b10 Debian:13.1/stable [amd64])"), Some(("bash", "5.2.37-2+b10")));
-        assert_eq!(parse_inst("Inst libc6:amd64 [2] (2.41 x [amd64]) []"), Some(("libc6", "2.41")));
+        assert_eq!(
+            parse_inst("Inst bash (5.2.37-2+b10 Debian:13.1/stable [amd64])"),
+            Some(("bash", "5.2.37-2+b10"))
+        );
+        assert_eq!(
+            parse_inst("Inst libc6:amd64 [2] (2.41 x [amd64]) []"),
+            Some(("libc6", "2.41"))
+        );
         assert_eq!(parse_inst("Conf bash (5)"), None);
     }
 }

@@ -54,7 +54,9 @@ pub struct Tools {
 impl Tools {
     /// The tool tree at `root`.
     pub fn at(root: &Path) -> Tools {
-        Tools { root: root.to_path_buf() }
+        Tools {
+            root: root.to_path_buf(),
+        }
     }
 
     /// A file of the tree, for data that the tools read.
@@ -71,7 +73,9 @@ impl Tools {
             .find(|p| p.exists())
             .with_context(|| format!("the tool packages have no {}", name.display()))?;
         let mut c = Command::new(self.root.join("usr/lib64/ld-linux-x86-64.so.2"));
-        c.arg("--library-path").arg(self.root.join("usr/lib/x86_64-linux-gnu")).arg(path);
+        c.arg("--library-path")
+            .arg(self.root.join("usr/lib/x86_64-linux-gnu"))
+            .arg(path);
         c.env("LC_ALL", "C").env("TZ", "UTC");
         Ok(c)
     }

@@ -32,7 +32,11 @@ pub fn unpack(debs: &[PathBuf], to: &Path, tell: &dyn Fn(usize, usize)) -> Resul
 
 /// Removes what `list` names below `root`. A glob that matches nothing is fine: package contents change.
 pub fn prune(root: &Path, list: &str) -> Result<()> {
-    for line in list.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+    for line in list
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+    {
         for path in expand(root, line) {
             remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
@@ -61,7 +65,9 @@ fn expand(root: &Path, glob: &str) -> Vec<PathBuf> {
                 }
                 continue;
             }
-            let Ok(entries) = fs::read_dir(&dir) else { continue };
+            let Ok(entries) = fs::read_dir(&dir) else {
+                continue;
+            };
             for e in entries.flatten() {
                 if matches(part, &e.file_name().to_string_lossy()) {
                     next.push(e.path());
@@ -96,39 +102,119 @@ pub struct Program {
 
 /// Our programs on the image (system.md §1). `init` is the static build.
 pub const PROGRAMS: &[Program] = &[
-    Program { bin: "init", dest: "usr/lib/flotilla/init", links: &["/usr/sbin/init", "/usr/lib/systemd/systemd"] },
-    Program { bin: "unit-busd", dest: "usr/lib/flotilla/unit-busd", links: &[] },
-    Program { bin: "journald", dest: "usr/lib/flotilla/journald", links: &[] },
-    Program { bin: "networkd", dest: "usr/lib/flotilla/networkd", links: &[] },
-    Program { bin: "dockerd", dest: "usr/lib/flotilla/dockerd", links: &["/usr/bin/dockerd"] },
-    Program { bin: "container-monitor", dest: "usr/lib/flotilla/container-monitor", links: &[] },
-    Program { bin: "etcd-launch", dest: "usr/lib/flotilla/etcd-launch", links: &[] },
-    Program { bin: "health", dest: "usr/lib/flotilla/health", links: &[] },
-    Program { bin: "docker", dest: "usr/bin/docker", links: &[] },
-    Program { bin: "fleetctl", dest: "usr/bin/fleetctl", links: &[] },
-    Program { bin: "fleetd", dest: "usr/bin/fleetd", links: &[] },
+    Program {
+        bin: "init",
+        dest: "usr/lib/flotilla/init",
+        links: &["/usr/sbin/init", "/usr/lib/systemd/systemd"],
+    },
+    Program {
+        bin: "unit-busd",
+        dest: "usr/lib/flotilla/unit-busd",
+        links: &[],
+    },
+    Program {
+        bin: "journald",
+        dest: "usr/lib/flotilla/journald",
+        links: &[],
+    },
+    Program {
+        bin: "networkd",
+        dest: "usr/lib/flotilla/networkd",
+        links: &[],
+    },
+    Program {
+        bin: "dockerd",
+        dest: "usr/lib/flotilla/dockerd",
+        links: &["/usr/bin/dockerd"],
+    },
+    Program {
+        bin: "container-monitor",
+        dest: "usr/lib/flotilla/container-monitor",
+        links: &[],
+    },
+    Program {
+        bin: "etcd-launch",
+        dest: "usr/lib/flotilla/etcd-launch",
+        links: &[],
+    },
+    Program {
+        bin: "health",
+        dest: "usr/lib/flotilla/health",
+        links: &[],
+    },
+    Program {
+        bin: "docker",
+        dest: "usr/bin/docker",
+        links: &[],
+    },
+    Program {
+        bin: "fleetctl",
+        dest: "usr/bin/fleetctl",
+        links: &[],
+    },
+    Program {
+        bin: "fleetd",
+        dest: "usr/bin/fleetd",
+        links: &[],
+    },
     Program {
         bin: "systemctl",
         dest: "usr/bin/systemctl",
         links: &[
-            "/usr/bin/hostnamectl", "/usr/bin/timedatectl", "/usr/bin/loginctl", "/usr/bin/systemd-notify", "/usr/bin/systemd-cat",
-            "/usr/bin/systemd-run", "/usr/bin/systemd-escape", "/usr/bin/systemd-analyze", "/usr/sbin/reboot", "/usr/sbin/poweroff",
-            "/usr/sbin/halt", "/usr/sbin/shutdown",
+            "/usr/bin/hostnamectl",
+            "/usr/bin/timedatectl",
+            "/usr/bin/loginctl",
+            "/usr/bin/systemd-notify",
+            "/usr/bin/systemd-cat",
+            "/usr/bin/systemd-run",
+            "/usr/bin/systemd-escape",
+            "/usr/bin/systemd-analyze",
+            "/usr/sbin/reboot",
+            "/usr/sbin/poweroff",
+            "/usr/sbin/halt",
+            "/usr/sbin/shutdown",
         ],
     },
-    Program { bin: "journalctl", dest: "usr/bin/journalctl", links: &[] },
-    Program { bin: "etcdctl", dest: "usr/bin/etcdctl", links: &[] },
-    Program { bin: "flotilla-cloudinit", dest: "usr/bin/flotilla-cloudinit", links: &["/usr/bin/coreos-cloudinit", "/usr/bin/update-ssh-keys"] },
-    Program { bin: "flanneld", dest: "usr/bin/flanneld", links: &[] },
-    Program { bin: "updatectl", dest: "usr/bin/updatectl", links: &[] },
+    Program {
+        bin: "journalctl",
+        dest: "usr/bin/journalctl",
+        links: &[],
+    },
+    Program {
+        bin: "etcdctl",
+        dest: "usr/bin/etcdctl",
+        links: &[],
+    },
+    Program {
+        bin: "flotilla-cloudinit",
+        dest: "usr/bin/flotilla-cloudinit",
+        links: &["/usr/bin/coreos-cloudinit", "/usr/bin/update-ssh-keys"],
+    },
+    Program {
+        bin: "flanneld",
+        dest: "usr/bin/flanneld",
+        links: &[],
+    },
+    Program {
+        bin: "updatectl",
+        dest: "usr/bin/updatectl",
+        links: &[],
+    },
 ];
 
 /// Copies our programs from `dir` (and `init` from `init_dir`) into the tree.
 pub fn install_programs(root: &Path, dir: &Path, init_dir: &Path) -> Result<()> {
     for p in PROGRAMS {
-        let from = if p.bin == "init" { init_dir.join(p.bin) } else { dir.join(p.bin) };
+        let from = if p.bin == "init" {
+            init_dir.join(p.bin)
+        } else {
+            dir.join(p.bin)
+        };
         if !from.exists() {
-            bail!("no {}: build the programs first (`cargo xtask image` does)", from.display());
+            bail!(
+                "no {}: build the programs first (`cargo xtask image` does)",
+                from.display()
+            );
         }
         put(&from, &root.join(p.dest), 0o755)?;
         for l in p.links {
@@ -143,7 +229,8 @@ fn put(from: &Path, to: &Path, mode: u32) -> Result<()> {
         fs::create_dir_all(d)?;
     }
     let _ = fs::remove_file(to); // never write through a hard link of the cached tree
-    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    fs::copy(from, to)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     fs::set_permissions(to, fs::Permissions::from_mode(mode))?;
     Ok(())
 }
@@ -182,23 +269,54 @@ pub fn overlay(rootfs: &Path, root: &Path) -> Result<()> {
 pub fn finish(root: &Path, ca_source: &Path, kernel: &str) -> Result<()> {
     ca_bundle(root, ca_source)?;
     tool::need("depmod", "kmod")?;
-    Command::new("depmod").arg("-b").arg(root).arg(kernel).run()?;
-    for f in ["modules.alias", "modules.dep", "modules.symbols", "modules.builtin.alias"] {
+    Command::new("depmod")
+        .arg("-b")
+        .arg(root)
+        .arg(kernel)
+        .run()?;
+    for f in [
+        "modules.alias",
+        "modules.dep",
+        "modules.symbols",
+        "modules.builtin.alias",
+    ] {
         let _ = fs::remove_file(root.join("usr/lib/modules").join(kernel).join(f)); // the .bin files are read
     }
     link("/usr/bin/bash", &root.join("usr/bin/sh"))?;
     for (name, target) in [
-        ("usr/bin/awk", "mawk"), ("usr/bin/vi", "vim.tiny"), ("usr/bin/vim", "vim.tiny"), ("usr/bin/nc", "nc.openbsd"), ("usr/bin/pager", "less"),
-        ("usr/sbin/iptables", "iptables-nft"), ("usr/sbin/ip6tables", "ip6tables-nft"),
-        ("usr/sbin/iptables-save", "iptables-nft-save"), ("usr/sbin/iptables-restore", "iptables-nft-restore"),
-        ("usr/sbin/ip6tables-save", "ip6tables-nft-save"), ("usr/sbin/ip6tables-restore", "ip6tables-nft-restore"),
-        ("usr/bin/sudo", "../lib/cargo/bin/sudo"), ("usr/sbin/visudo", "../lib/cargo/bin/visudo"),
+        ("usr/bin/awk", "mawk"),
+        ("usr/bin/vi", "vim.tiny"),
+        ("usr/bin/vim", "vim.tiny"),
+        ("usr/bin/nc", "nc.openbsd"),
+        ("usr/bin/pager", "less"),
+        ("usr/sbin/iptables", "iptables-nft"),
+        ("usr/sbin/ip6tables", "ip6tables-nft"),
+        ("usr/sbin/iptables-save", "iptables-nft-save"),
+        ("usr/sbin/iptables-restore", "iptables-nft-restore"),
+        ("usr/sbin/ip6tables-save", "ip6tables-nft-save"),
+        ("usr/sbin/ip6tables-restore", "ip6tables-nft-restore"),
+        ("usr/bin/sudo", "../lib/cargo/bin/sudo"),
+        ("usr/sbin/visudo", "../lib/cargo/bin/visudo"),
     ] {
-        if root.join(name).parent().is_some_and(|d| d.join(target).exists()) {
+        if root
+            .join(name)
+            .parent()
+            .is_some_and(|d| d.join(target).exists())
+        {
             link(target, &root.join(name))?;
         }
     }
-    for (name, to) in [("usr/bin/etcdctl", "usr/lib/flotilla/etcdctl3"), ("usr/bin/systemd-tmpfiles.standalone", "usr/bin/systemd-tmpfiles"), ("usr/bin/systemd-sysusers.standalone", "usr/bin/systemd-sysusers")] {
+    for (name, to) in [
+        ("usr/bin/etcdctl", "usr/lib/flotilla/etcdctl3"),
+        (
+            "usr/bin/systemd-tmpfiles.standalone",
+            "usr/bin/systemd-tmpfiles",
+        ),
+        (
+            "usr/bin/systemd-sysusers.standalone",
+            "usr/bin/systemd-sysusers",
+        ),
+    ] {
         let from = root.join(name);
         if from.exists() {
             if let Some(d) = root.join(to).parent() {
@@ -239,8 +357,19 @@ fn ca_bundle(root: &Path, source: &Path) -> Result<()> {
 /// Takes the packages' own /etc files that the image keeps into the lower layer of /etc.
 pub fn keep_etc(root: &Path) -> Result<()> {
     const KEEP: &[&str] = &[
-        "protocols", "services", "rpc", "login.defs", "pam.d", "security", "ssh/moduli", "inputrc", "wgetrc", "mke2fs.conf",
-        "ethertypes", "terminfo", "default/useradd",
+        "protocols",
+        "services",
+        "rpc",
+        "login.defs",
+        "pam.d",
+        "security",
+        "ssh/moduli",
+        "inputrc",
+        "wgetrc",
+        "mke2fs.conf",
+        "ethertypes",
+        "terminfo",
+        "default/useradd",
     ];
     let lower = root.join("usr/share/flotilla/etc");
     for k in KEEP {

@@ -27,7 +27,11 @@ pub struct Verity {
 
 /// Pads the file to whole blocks and appends superblock and tree. `uuid` only labels the superblock.
 pub fn append(file: &Path, salt: &[u8; 32], uuid: &[u8; 16]) -> Result<Verity> {
-    let mut f = OpenOptions::new().read(true).write(true).open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    let mut f = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(file)
+        .with_context(|| format!("cannot open {}", file.display()))?;
     let len = f.metadata()?.len();
     let padded = len.div_ceil(BLOCK as u64) * BLOCK as u64;
     f.set_len(padded)?;
@@ -38,7 +42,10 @@ pub fn append(file: &Path, salt: &[u8; 32], uuid: &[u8; 16]) -> Result<Verity> {
     let mut levels = vec![leaves(&mut f, blocks, salt)?];
     while levels.last().is_some_and(|l| l.len() > BLOCK) {
         let below = &levels[levels.len() - 1];
-        levels.push(pad(below.chunks(BLOCK).flat_map(|b| hash(salt, b)).collect()));
+        levels.push(pad(below
+            .chunks(BLOCK)
+            .flat_map(|b| hash(salt, b))
+            .collect()));
     }
     let top = levels.last().context("one level at least")?;
     let root = hash(salt, top);
@@ -48,7 +55,11 @@ pub fn append(file: &Path, salt: &[u8; 32], uuid: &[u8; 16]) -> Result<Verity> {
         f.write_all(level)?;
     }
     f.sync_all()?;
-    Ok(Verity { root: crate::packages::hex(&root), salt: crate::packages::hex(salt), blocks })
+    Ok(Verity {
+        root: crate::packages::hex(&root),
+        salt: crate::packages::hex(salt),
+        blocks,
+    })
 }
 
 fn leaves(f: &mut File, blocks: u64, salt: &[u8; 32]) -> Result<Vec<u8>> {
@@ -69,7 +80,11 @@ fn pad(mut level: Vec<u8>) -> Vec<u8> {
 }
 
 fn hash(salt: &[u8; 32], block: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update(salt).chain_update(block).finalize().into()
+    Sha256::new()
+        .chain_update(salt)
+        .chain_update(block)
+        .finalize()
+        .into()
 }
 
 fn superblock(blocks: u64, salt: &[u8; 32], uuid: &[u8; 16]) -> Vec<u8> {
@@ -95,7 +110,12 @@ mod tests {
     fn veritysetup(file: &Path, v: &Verity) -> bool {
         let offset = v.blocks * BLOCK as u64;
         Command::new("veritysetup")
-            .args(["verify", &file.display().to_string(), &file.display().to_string(), &v.root])
+            .args([
+                "verify",
+                &file.display().to_string(),
+                &file.display().to_string(),
+                &v.root,
+            ])
             .arg(format!("--hash-offset={offset}"))
             .status()
             .expect("veritysetup runs (package cryptsetup-bin)")
@@ -108,7 +128,9 @@ mod tests {
         let d = tempfile::tempdir().expect("temp dir");
         for blocks in [2usize, 127, 128, 129, 16385] {
             let p = d.path().join(format!("img{blocks}"));
-            let data: Vec<u8> = (0..blocks * BLOCK - 7).map(|i| (i * 31 % 251) as u8).collect();
+            let data: Vec<u8> = (0..blocks * BLOCK - 7)
+                .map(|i| (i * 31 % 251) as u8)
+                .collect();
             std::fs::write(&p, data).expect("write");
             let v = append(&p, &[7; 32], &[9; 16]).expect("append");
             assert_eq!(v.blocks, blocks as u64);
@@ -116,9 +138,19 @@ mod tests {
         }
         let p = d.path().join("img129");
         let mut bytes = std::fs::read(&p).expect("read");
-        let v = Verity { root: String::new(), salt: String::new(), blocks: 129 };
+        let v = Verity {
+            root: String::new(),
+            salt: String::new(),
+            blocks: 129,
+        };
         bytes[128 * BLOCK + 5] ^= 1;
         std::fs::write(&p, &bytes).expect("write");
-        assert!(!veritysetup(&p, &Verity { root: "0".repeat(64), ..v }));
+        assert!(!veritysetup(
+            &p,
+            &Verity {
+                root: "0".repeat(64),
+                ..v
+            }
+        ));
     }
 }

@@ -47,6 +47,12 @@ pub enum BootInfoError {
 /// # Errors
 /// [`BootInfoError`] where it is absent or damaged.
 pub fn read(path: &Path) -> Result<BootInfo, BootInfoError> {
-    let text = std::fs::read(path).map_err(|source| BootInfoError::Read { path: path.into(), source })?;
-    serde_json::from_slice(&text).map_err(|source| BootInfoError::Parse { path: path.into(), source })
+    let text = std::fs::read(path).map_err(|source| BootInfoError::Read {
+        path: path.into(),
+        source,
+    })?;
+    serde_json::from_slice(&text).map_err(|source| BootInfoError::Parse {
+        path: path.into(),
+        source,
+    })
 }

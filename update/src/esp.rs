@@ -50,8 +50,18 @@ pub enum EspError {
 /// # Errors
 /// [`EspError`]; on any of them the sector holds either the old state or the new one.
 pub fn edit(grubenv: &Path, change: impl FnOnce(&mut BootState)) -> Result<BootState, EspError> {
-    let at = |what: &'static str| move |source| EspError::Io { what, path: grubenv.into(), source };
-    let file = OpenOptions::new().read(true).write(true).open(grubenv).map_err(at("open"))?;
+    let at = |what: &'static str| {
+        move |source| EspError::Io {
+            what,
+            path: grubenv.into(),
+            source,
+        }
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(grubenv)
+        .map_err(at("open"))?;
     let mut block = vec![0; BLOCK_LEN];
     let n = read_full(&file, &mut block).map_err(at("read"))?;
     let mut state = BootState::parse(&block[..n]);
@@ -63,7 +73,9 @@ pub fn edit(grubenv: &Path, change: impl FnOnce(&mut BootState)) -> Result<BootS
         let mut back = vec![0; BLOCK_LEN];
         read_full(&file, &mut back).map_err(at("read"))?;
         if back != new {
-            return Err(EspError::Verify { path: grubenv.into() });
+            return Err(EspError::Verify {
+                path: grubenv.into(),
+            });
         }
     }
     Ok(state)
@@ -88,9 +100,18 @@ pub fn with_esp(args: &[&str]) -> Result<bool, EspError> {
     let me = std::env::current_exe().map_err(|e| EspError::Mount(e.to_string()))?;
     std::fs::create_dir_all(MOUNT).map_err(|e| EspError::Mount(e.to_string()))?;
     // `exec "$@"` keeps the arguments out of the shell's reach.
-    let script = format!("mount -t vfat -o rw,sync,noatime,umask=077 {DEVICE} {MOUNT} && exec \"$@\"");
+    let script =
+        format!("mount -t vfat -o rw,sync,noatime,umask=077 {DEVICE} {MOUNT} && exec \"$@\"");
     let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "/bin/sh", "-c", &script, "sh"])
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "/bin/sh",
+            "-c",
+            &script,
+            "sh",
+        ])
         .arg(me)
         .args(args)
         .status()
@@ -115,7 +136,10 @@ mod tests {
         let before = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&p).expect("stat"));
         let s = edit(&p, |s| s.mark_good(Slot::A)).expect("edit");
         assert!(s.a.good);
-        assert_eq!(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&p).expect("stat")), before);
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&p).expect("stat")),
+            before
+        );
         assert_eq!(BootState::parse(&std::fs::read(&p).expect("read")), s);
     }
 

@@ -8,7 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Units that every machine needs, and those it needs only where they are enabled or were started.
-const ALWAYS: &[&str] = &["unit-busd.service", "systemd-journald.service", "systemd-networkd.service"];
+const ALWAYS: &[&str] = &[
+    "unit-busd.service",
+    "systemd-journald.service",
+    "systemd-networkd.service",
+];
 const IF_WANTED: &[&str] = &["sshd.socket", "fleet.service", "etcd.service"];
 /// etcd may wait for its quorum: no fault of the image.
 const MAY_ACTIVATE: &[&str] = &["etcd.service"];
@@ -45,7 +49,8 @@ pub fn judge(o: &Observation) -> Vec<String> {
         bad.push("/usr is not the one that the boot loader asked for".into());
     }
     for (unit, state) in &o.units {
-        let fine = state == "active" || (state == "activating" && MAY_ACTIVATE.contains(&unit.as_str()));
+        let fine =
+            state == "active" || (state == "activating" && MAY_ACTIVATE.contains(&unit.as_str()));
         if !fine {
             bad.push(format!("{unit} is {state}"));
         }
@@ -72,7 +77,9 @@ pub fn observe(boot: &crate::boot::BootInfo, run_checks: bool) -> Observation {
         }
     }
     Observation {
-        state_error: write_probe(Path::new("/var/lib/flotilla")).err().map(|e| e.to_string()),
+        state_error: write_probe(Path::new("/var/lib/flotilla"))
+            .err()
+            .map(|e| e.to_string()),
         usrhash: boot.usrhash.clone(),
         wanted_usrhash: cmdline
             .split_whitespace()
@@ -82,7 +89,11 @@ pub fn observe(boot: &crate::boot::BootInfo, run_checks: bool) -> Observation {
         units,
         route: default_route(&fs::read_to_string("/proc/net/route").unwrap_or_default()),
         route_before: Path::new(HAD_ROUTE).exists(),
-        checks_failed: if run_checks { failed_checks(Path::new("/etc/flotilla/health.d")) } else { Vec::new() },
+        checks_failed: if run_checks {
+            failed_checks(Path::new("/etc/flotilla/health.d"))
+        } else {
+            Vec::new()
+        },
     }
 }
 
@@ -123,19 +134,29 @@ pub fn default_route(table: &str) -> bool {
 }
 
 fn failed_checks(dir: &Path) -> Vec<(PathBuf, String)> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
     let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     files.sort();
     let mut failed = Vec::new();
     for f in files {
-        if !f.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0) {
+        if !f
+            .metadata()
+            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        {
             continue;
         }
         match Command::new(&f).stdin(Stdio::null()).output() {
             Ok(o) if o.status.success() => {}
             Ok(o) => {
                 let said = String::from_utf8_lossy(&o.stderr);
-                failed.push((f, format!("{} {}", o.status, said.lines().last().unwrap_or("")).trim().to_string()));
+                failed.push((
+                    f,
+                    format!("{} {}", o.status, said.lines().last().unwrap_or(""))
+                        .trim()
+                        .to_string(),
+                ));
             }
             Err(e) => failed.push((f, e.to_string())),
         }
@@ -163,7 +184,11 @@ mod tests {
     use super::*;
 
     fn healthy() -> Observation {
-        let mut o = Observation { route: true, route_before: true, ..Observation::default() };
+        let mut o = Observation {
+            route: true,
+            route_before: true,
+            ..Observation::default()
+        };
         for u in ALWAYS {
             o.units.insert((*u).into(), "active".into());
         }
@@ -181,9 +206,16 @@ mod tests {
         o.wanted_usrhash = Some("aa".into());
         o.usrhash = Some("bb".into());
         o.state_error = Some("read-only".into());
-        o.checks_failed.push(("/etc/flotilla/health.d/x".into(), "exit status: 1".into()));
+        o.checks_failed
+            .push(("/etc/flotilla/health.d/x".into(), "exit status: 1".into()));
         let bad = judge(&o).join("\n");
-        for part in ["fleet.service is activating", "default route", "/usr is not", "read-only", "health.d/x"] {
+        for part in [
+            "fleet.service is activating",
+            "default route",
+            "/usr is not",
+            "read-only",
+            "health.d/x",
+        ] {
             assert!(bad.contains(part), "{part} in {bad}");
         }
         assert!(!bad.contains("etcd"));
@@ -193,20 +225,34 @@ mod tests {
     fn the_kernels_route_table_is_read() {
         let t = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n";
         assert!(!default_route(t));
-        assert!(!default_route(&format!("{t}eth0\t0002000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n")));
-        assert!(default_route(&format!("{t}eth0\t00000000\t0202000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n")));
+        assert!(!default_route(&format!(
+            "{t}eth0\t0002000A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
+        )));
+        assert!(default_route(&format!(
+            "{t}eth0\t00000000\t0202000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        )));
     }
 
     #[test]
     fn times_have_defaults_and_bad_values_keep_them() {
-        assert_eq!(times(&[]), (Duration::from_secs(60), Duration::from_secs(300)));
-        assert_eq!(times(&["HEALTH_STABLE=5\nHEALTH_TIMEOUT=x\n".into()]), (Duration::from_secs(5), Duration::from_secs(300)));
+        assert_eq!(
+            times(&[]),
+            (Duration::from_secs(60), Duration::from_secs(300))
+        );
+        assert_eq!(
+            times(&["HEALTH_STABLE=5\nHEALTH_TIMEOUT=x\n".into()]),
+            (Duration::from_secs(5), Duration::from_secs(300))
+        );
     }
 
     #[test]
     fn only_executable_checks_run_and_failures_say_why() {
         let d = tempfile::tempdir().expect("temp dir");
-        for (name, body, mode) in [("10-ok", "#!/bin/sh\nexit 0\n", 0o755), ("20-bad", "#!/bin/sh\necho broken >&2; exit 3\n", 0o755), ("30-off", "#!/bin/sh\nexit 1\n", 0o644)] {
+        for (name, body, mode) in [
+            ("10-ok", "#!/bin/sh\nexit 0\n", 0o755),
+            ("20-bad", "#!/bin/sh\necho broken >&2; exit 3\n", 0o755),
+            ("30-off", "#!/bin/sh\nexit 1\n", 0o644),
+        ] {
             let p = d.path().join(name);
             fs::write(&p, body).expect("write");
             fs::set_permissions(&p, fs::Permissions::from_mode(mode)).expect("chmod");

@@ -106,7 +106,11 @@ impl BootState {
     pub fn shipped(version: &str) -> BootState {
         BootState {
             first: Slot::A,
-            a: SlotState { tries: TRIES_NEW, good: false, version: version.into() },
+            a: SlotState {
+                tries: TRIES_NEW,
+                good: false,
+                version: version.into(),
+            },
             b: SlotState::default(),
         }
     }
@@ -131,11 +135,19 @@ impl BootState {
     /// Reads a block. Missing, damaged or foreign values are as if absent: no attempts, not good, A first.
     #[must_use]
     pub fn parse(block: &[u8]) -> BootState {
-        let mut state = BootState { first: Slot::A, a: SlotState::default(), b: SlotState::default() };
+        let mut state = BootState {
+            first: Slot::A,
+            a: SlotState::default(),
+            b: SlotState::default(),
+        };
         let text = String::from_utf8_lossy(block);
-        let Some(body) = text.strip_prefix(HEADER) else { return state };
+        let Some(body) = text.strip_prefix(HEADER) else {
+            return state;
+        };
         for line in body.lines() {
-            let Some((key, value)) = line.split_once('=') else { continue };
+            let Some((key, value)) = line.split_once('=') else {
+                continue;
+            };
             match key {
                 "first" => state.first = Slot::parse(value).unwrap_or(Slot::A),
                 "tries_A" => state.a.tries = tries(value),
@@ -196,7 +208,11 @@ impl BootState {
     /// `slot` holds a complete, verified system: tried next, not yet good.
     pub fn arm(&mut self, slot: Slot, version: &str) {
         self.first = slot;
-        *self.slot_mut(slot) = SlotState { tries: TRIES_NEW, good: false, version: clean(version) };
+        *self.slot_mut(slot) = SlotState {
+            tries: TRIES_NEW,
+            good: false,
+            version: clean(version),
+        };
     }
 
     /// What the selector starts, and the state it leaves. `can_save` and `starts` are the disk's and the image's
@@ -211,15 +227,23 @@ impl BootState {
                     self.slot_mut(slot).tries -= 1;
                 }
                 if starts(slot) {
-                    return Some(Choice { slot, counted: can_save, recovery: false, fallback });
+                    return Some(Choice {
+                        slot,
+                        counted: can_save,
+                        recovery: false,
+                        fallback,
+                    });
                 }
             }
             fallback |= st.good;
         }
         let good = order.into_iter().filter(|s| self.slot(*s).good);
-        good.chain(order)
-            .find(|s| starts(*s))
-            .map(|slot| Choice { slot, counted: false, recovery: true, fallback: false })
+        good.chain(order).find(|s| starts(*s)).map(|slot| Choice {
+            slot,
+            counted: false,
+            recovery: true,
+            fallback: false,
+        })
     }
 }
 
@@ -231,7 +255,11 @@ fn tries(value: &str) -> u8 {
 }
 
 fn clean(version: &str) -> String {
-    version.chars().filter(|c| c.is_ascii_alphanumeric() || ".-+_".contains(*c)).take(32).collect()
+    version
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || ".-+_".contains(*c))
+        .take(32)
+        .collect()
 }
 
 #[cfg(test)]
@@ -240,13 +268,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn slot_state() -> impl Strategy<Value = SlotState> {
-        (0u8..=6, any::<bool>(), "[a-z0-9.+-]{0,32}")
-            .prop_map(|(tries, good, version)| SlotState { tries, good, version })
+        (0u8..=6, any::<bool>(), "[a-z0-9.+-]{0,32}").prop_map(|(tries, good, version)| SlotState {
+            tries,
+            good,
+            version,
+        })
     }
 
     fn state() -> impl Strategy<Value = BootState> {
-        (any::<bool>(), slot_state(), slot_state())
-            .prop_map(|(b, a, bb)| BootState { first: if b { Slot::B } else { Slot::A }, a, b: bb })
+        (any::<bool>(), slot_state(), slot_state()).prop_map(|(b, a, bb)| BootState {
+            first: if b { Slot::B } else { Slot::A },
+            a,
+            b: bb,
+        })
     }
 
     proptest! {

@@ -55,9 +55,14 @@ fn main() -> ExitCode {
 fn give_up(info: &boot::BootInfo) -> ExitCode {
     // Exit status 3 of `updatectl is-good`: the slot was never good.
     let unproven = info.slot.is_some()
-        && Command::new("/usr/bin/updatectl").arg("is-good").status().is_ok_and(|s| s.code() == Some(3));
+        && Command::new("/usr/bin/updatectl")
+            .arg("is-good")
+            .status()
+            .is_ok_and(|s| s.code() == Some(3));
     if unproven {
-        eprintln!("health: this slot was never good and is not healthy in time; rebooting, the boot loader counts");
+        eprintln!(
+            "health: this slot was never good and is not healthy in time; rebooting, the boot loader counts"
+        );
         let _ = Command::new("/usr/bin/systemctl").arg("reboot").status();
     } else {
         eprintln!("health: this boot is not healthy; the slot stays as it is");

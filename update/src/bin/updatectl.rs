@@ -10,7 +10,11 @@ use update::{boot, esp, health};
 
 /// Shows and marks the slots that the machine boots from.
 #[derive(Debug, Parser)]
-#[command(name = "updatectl", version, after_help = "Example:\n  updatectl status --json")]
+#[command(
+    name = "updatectl",
+    version,
+    after_help = "Example:\n  updatectl status --json"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Cmd,
@@ -36,10 +40,7 @@ enum Cmd {
         shell: clap_complete::Shell,
     },
     #[command(hide = true)]
-    Inner {
-        action: String,
-        slot: String,
-    },
+    Inner { action: String, slot: String },
 }
 
 fn main() -> ExitCode {
@@ -110,8 +111,17 @@ fn table(state: &BootState, running: Slot) -> String {
         if slot == state.first {
             notes.push("next");
         }
-        let version = if st.version.is_empty() { "-" } else { &st.version };
-        s += &format!("{slot}\t{version}\t{}\t{}\t{}\n", if st.good { "yes" } else { "no" }, st.tries, notes.join(","));
+        let version = if st.version.is_empty() {
+            "-"
+        } else {
+            &st.version
+        };
+        s += &format!(
+            "{slot}\t{version}\t{}\t{}\t{}\n",
+            if st.good { "yes" } else { "no" },
+            st.tries,
+            notes.join(",")
+        );
     }
     s
 }
@@ -129,11 +139,14 @@ fn document(state: &BootState, running: Slot) -> serde_json::Value {
 }
 
 fn remember_route() {
-    let now = health::default_route(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
+    let now =
+        health::default_route(&std::fs::read_to_string("/proc/net/route").unwrap_or_default());
     let p = Path::new(health::HAD_ROUTE);
     // Losing this note only makes the next health check less strict.
     let _ = if now {
-        p.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(p, b""))
+        p.parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| std::fs::write(p, b""))
     } else {
         std::fs::remove_file(p)
     };
