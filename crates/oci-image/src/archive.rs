@@ -171,7 +171,14 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    fn entry(&mut self, header: &[u8; BLOCK], kind: u8, size: u64, pending: Pending, at: u64) -> Result<Entry, ArchiveError> {
+    fn entry(
+        &mut self,
+        header: &[u8; BLOCK],
+        kind: u8,
+        size: u64,
+        pending: Pending,
+        at: u64,
+    ) -> Result<Entry, ArchiveError> {
         let stored = pending.size.unwrap_or(size);
         let mut path = pending.path.unwrap_or_else(|| ustar_path(header));
         let kind = match kind {
@@ -196,7 +203,9 @@ impl<R: Read> Archive<R> {
         let (mut length, mut segments) = (stored, Vec::new());
         if header[156] == b'S' {
             (length, segments) = self.sparse(header, at)?;
-            let held = segments.iter().try_fold(0u64, |sum, (_, count)| sum.checked_add(*count));
+            let held = segments
+                .iter()
+                .try_fold(0u64, |sum, (_, count)| sum.checked_add(*count));
             if held != Some(stored) {
                 return Err(ArchiveError::Sparse(at));
             }
@@ -216,7 +225,9 @@ impl<R: Read> Archive<R> {
         Ok(Entry {
             kind,
             path,
-            link: pending.link.unwrap_or_else(|| field(&header[157..257]).to_vec()),
+            link: pending
+                .link
+                .unwrap_or_else(|| field(&header[157..257]).to_vec()),
             mode: (number(&header[100..108], at, "mode")? & 0o7777) as u32,
             uid: match pending.uid {
                 Some(uid) => uid,
@@ -229,14 +240,26 @@ impl<R: Read> Archive<R> {
             mtime,
             mtime_nanos,
             size: length,
-            major: if device { narrow(number(&header[329..337], at, "device")?, at, "device")? } else { 0 },
-            minor: if device { narrow(number(&header[337..345], at, "device")?, at, "device")? } else { 0 },
+            major: if device {
+                narrow(number(&header[329..337], at, "device")?, at, "device")?
+            } else {
+                0
+            },
+            minor: if device {
+                narrow(number(&header[337..345], at, "device")?, at, "device")?
+            } else {
+                0
+            },
             xattrs: pending.xattrs,
             segments,
         })
     }
 
-    fn sparse(&mut self, header: &[u8; BLOCK], at: u64) -> Result<(u64, Vec<(u64, u64)>), ArchiveError> {
+    fn sparse(
+        &mut self,
+        header: &[u8; BLOCK],
+        at: u64,
+    ) -> Result<(u64, Vec<(u64, u64)>), ArchiveError> {
         let real = number(&header[483..495], at, "sparse size")?;
         let mut segments = Vec::new();
         let mut more = header[482] != 0;
@@ -279,7 +302,9 @@ impl<R: Read> Archive<R> {
             }
         }
         let padding = std::mem::take(&mut self.padding) as usize;
-        self.inner.read_exact(&mut buffer[..padding]).map_err(ArchiveError::Read)?;
+        self.inner
+            .read_exact(&mut buffer[..padding])
+            .map_err(ArchiveError::Read)?;
         self.position += padding as u64;
         Ok(())
     }
@@ -303,7 +328,9 @@ impl<R: Read> Archive<R> {
 
 impl<R: Read> Read for Archive<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let want = buffer.len().min(usize::try_from(self.data).unwrap_or(usize::MAX));
+        let want = buffer
+            .len()
+            .min(usize::try_from(self.data).unwrap_or(usize::MAX));
         if want == 0 {
             return Ok(0);
         }
@@ -317,12 +344,19 @@ impl<R: Read> Read for Archive<R> {
     }
 }
 
-fn take_segments(bytes: &[u8], at: u64, segments: &mut Vec<(u64, u64)>) -> Result<(), ArchiveError> {
+fn take_segments(
+    bytes: &[u8],
+    at: u64,
+    segments: &mut Vec<(u64, u64)>,
+) -> Result<(), ArchiveError> {
     for item in bytes.chunks_exact(24) {
         if item[0] == 0 {
             break;
         }
-        segments.push((number(&item[..12], at, "sparse offset")?, number(&item[12..], at, "sparse length")?));
+        segments.push((
+            number(&item[..12], at, "sparse offset")?,
+            number(&item[12..], at, "sparse length")?,
+        ));
     }
     Ok(())
 }
@@ -333,7 +367,13 @@ fn verify_checksum(header: &[u8; BLOCK], at: u64) -> Result<(), ArchiveError> {
         header
             .iter()
             .enumerate()
-            .map(|(index, byte)| if (148..156).contains(&index) { 32 } else { map(*byte) })
+            .map(|(index, byte)| {
+                if (148..156).contains(&index) {
+                    32
+                } else {
+                    map(*byte)
+                }
+            })
             .sum()
     };
     let expected = i64::try_from(expected).map_err(|_| ArchiveError::Checksum(at))?;
@@ -345,7 +385,10 @@ fn verify_checksum(header: &[u8; BLOCK], at: u64) -> Result<(), ArchiveError> {
 }
 
 fn field(bytes: &[u8]) -> &[u8] {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
     &bytes[..end]
 }
 
@@ -376,7 +419,11 @@ fn signed(bytes: &[u8], at: u64, field: &'static str) -> Result<i64, ArchiveErro
     if bytes[0] & 0x80 != 0 {
         let negative = bytes[0] & 0x40 != 0;
         let first = if negative { bytes[0] } else { bytes[0] & 0x7f };
-        let mut value = i128::from(if negative { i64::from(first as i8) } else { i64::from(first) });
+        let mut value = i128::from(if negative {
+            i64::from(first as i8)
+        } else {
+            i64::from(first)
+        });
         for byte in &bytes[1..] {
             value = (value << 8) | i128::from(*byte);
             if value > i128::from(i64::MAX) || value < i128::from(i64::MIN) {
@@ -404,13 +451,20 @@ fn narrow(value: u64, at: u64, field: &'static str) -> Result<u32, ArchiveError>
 fn pax(mut bytes: &[u8], pending: &mut Pending, at: u64) -> Result<(), ArchiveError> {
     let bad = || ArchiveError::Pax(at);
     while !bytes.is_empty() {
-        let space = bytes.iter().take(12).position(|byte| *byte == b' ').ok_or_else(bad)?;
+        let space = bytes
+            .iter()
+            .take(12)
+            .position(|byte| *byte == b' ')
+            .ok_or_else(bad)?;
         let length: usize = ascii_number(&bytes[..space]).ok_or_else(bad)?;
         if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
             return Err(bad());
         }
         let record = &bytes[space + 1..length - 1];
-        let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(bad)?;
+        let equals = record
+            .iter()
+            .position(|byte| *byte == b'=')
+            .ok_or_else(bad)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         match key {
             b"path" => pending.path = Some(value.to_vec()),
@@ -472,7 +526,9 @@ mod tests {
         header.set_uid(1000);
         header.set_mtime(7);
         let long = format!("{}/file", "d".repeat(150));
-        builder.append_data(&mut header, &long, &b"abc"[..]).unwrap();
+        builder
+            .append_data(&mut header, &long, &b"abc"[..])
+            .unwrap();
         let mut link = tar::Header::new_ustar();
         link.set_entry_type(tar::EntryType::Symlink);
         link.set_size(0);
@@ -485,7 +541,10 @@ mod tests {
         let bytes = sample();
         let mut archive = Archive::new(&bytes[..]);
         let file = archive.next_entry().unwrap().unwrap();
-        assert_eq!((file.kind, file.mode, file.uid, file.mtime, file.size), (Kind::File, 0o4755, 1000, 7, 3));
+        assert_eq!(
+            (file.kind, file.mode, file.uid, file.mtime, file.size),
+            (Kind::File, 0o4755, 1000, 7, 3)
+        );
         assert_eq!(file.path.len(), 155);
         let mut text = String::new();
         archive.read_to_string(&mut text).unwrap();
@@ -514,17 +573,31 @@ mod tests {
         header.set_size(MAX_EXTENSION + 1);
         header.set_cksum();
         let mut archive = Archive::new(&header.as_bytes()[..]);
-        assert!(matches!(archive.next_entry(), Err(ArchiveError::Extension { .. })));
+        assert!(matches!(
+            archive.next_entry(),
+            Err(ArchiveError::Extension { .. })
+        ));
     }
 
     #[test]
     fn pax_records_override_the_header() {
         let mut pending = Pending::default();
-        pax(b"12 path=a/b\n16 mtime=-1.500\n25 SCHILY.xattr.user.x=1\n", &mut pending, 0).unwrap();
+        pax(
+            b"12 path=a/b\n16 mtime=-1.500\n25 SCHILY.xattr.user.x=1\n",
+            &mut pending,
+            0,
+        )
+        .unwrap();
         assert_eq!(pending.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(pending.mtime, Some((-2, 500_000_000)));
         assert_eq!(pending.xattrs, vec![(b"user.x".to_vec(), b"1".to_vec())]);
-        for bad in [&b"12 path=a/b"[..], b"x path=a\n", b"0 a=b\n", b"99 path=a\n", b"5 abc\n"] {
+        for bad in [
+            &b"12 path=a/b"[..],
+            b"x path=a\n",
+            b"0 a=b\n",
+            b"99 path=a\n",
+            b"5 abc\n",
+        ] {
             assert!(pax(bad, &mut Pending::default(), 0).is_err(), "{bad:?}");
         }
     }

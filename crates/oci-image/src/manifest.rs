@@ -36,7 +36,9 @@ pub enum ManifestError {
         source: serde_json::Error,
     },
     /// The format before 2016.
-    #[error("the registry has this image only as a schema 1 manifest, which is no longer supported; push it again with a newer client")]
+    #[error(
+        "the registry has this image only as a schema 1 manifest, which is no longer supported; push it again with a newer client"
+    )]
     Schema1,
     /// Something else than an image.
     #[error("unsupported media type {0:?}")]
@@ -214,9 +216,9 @@ pub fn parse(bytes: &[u8], content_type: &str) -> Result<Document, ManifestError
             }
             Ok(Document::Manifest(manifest))
         }
-        media::OCI_INDEX | media::DOCKER_LIST => {
-            serde_json::from_slice(bytes).map(Document::Index).map_err(json("index"))
-        }
+        media::OCI_INDEX | media::DOCKER_LIST => serde_json::from_slice(bytes)
+            .map(Document::Index)
+            .map_err(json("index")),
         other => Err(ManifestError::MediaType(other.to_owned())),
     }
 }
@@ -236,12 +238,22 @@ fn compression(media_type: &str) -> Result<(), ManifestError> {
 
 /// The manifest of an index for this machine; an exact variant wins over a lesser one.
 pub fn choose<'a>(index: &'a Index, host: &Platform) -> Result<&'a Descriptor, ManifestError> {
-    let fits = |descriptor: &&Descriptor| descriptor.platform.as_ref().is_some_and(|platform| platform.runs_on(host));
+    let fits = |descriptor: &&Descriptor| {
+        descriptor
+            .platform
+            .as_ref()
+            .is_some_and(|platform| platform.runs_on(host))
+    };
     index
         .manifests
         .iter()
         .filter(fits)
-        .max_by_key(|descriptor| descriptor.platform.as_ref().and_then(|platform| platform.variant.clone()))
+        .max_by_key(|descriptor| {
+            descriptor
+                .platform
+                .as_ref()
+                .and_then(|platform| platform.variant.clone())
+        })
         .ok_or_else(|| ManifestError::NoPlatform {
             wanted: host.to_string(),
             found: index
@@ -274,7 +286,11 @@ pub struct ImageConfig {
     /// The layers' uncompressed digests.
     pub rootfs: RootFs,
     /// How it was built.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub history: Vec<serde_json::Value>,
 }
 
@@ -294,28 +310,60 @@ pub struct RootFs {
 #[serde(rename_all = "PascalCase")]
 pub struct RunConfig {
     /// `user[:group]`.
-    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub user: String,
     /// `80/tcp`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
     /// `KEY=value`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub env: Vec<String>,
     /// Program.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub entrypoint: Vec<String>,
     /// Arguments, or program and arguments.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub cmd: Vec<String>,
     /// Mount points of anonymous volumes.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub volumes: BTreeMap<String, serde_json::Value>,
     /// Where the program starts.
-    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "String::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub working_dir: String,
     /// Free text pairs.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "null_is_default"
+    )]
     pub labels: BTreeMap<String, String>,
     /// What stops it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -333,7 +381,11 @@ where
 
 impl ImageConfig {
     /// Reads a configuration and checks it against the manifest and the machine.
-    pub fn parse(bytes: &[u8], manifest: &Manifest, host: &Platform) -> Result<Self, ManifestError> {
+    pub fn parse(
+        bytes: &[u8],
+        manifest: &Manifest,
+        host: &Platform,
+    ) -> Result<Self, ManifestError> {
         let config = Self::read(bytes)?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             return Err(ManifestError::LayerCount {
@@ -342,7 +394,8 @@ impl ImageConfig {
             });
         }
         let other_os = !config.os.is_empty() && config.os != host.os;
-        let other_arch = !config.architecture.is_empty() && config.architecture != host.architecture;
+        let other_arch =
+            !config.architecture.is_empty() && config.architecture != host.architecture;
         if other_os || other_arch {
             return Err(ManifestError::OtherPlatform {
                 wanted: host.to_string(),
@@ -379,24 +432,45 @@ mod tests {
     use super::*;
 
     fn descriptor(media_type: &str, extra: &str) -> String {
-        format!(r#"{{"mediaType":"{media_type}","size":3,"digest":"{}"{extra}}}"#, Digest::of(b"abc"))
+        format!(
+            r#"{{"mediaType":"{media_type}","size":3,"digest":"{}"{extra}}}"#,
+            Digest::of(b"abc")
+        )
     }
 
     fn manifest(layer: &str) -> String {
         let config = descriptor(media::DOCKER_CONFIG, "");
-        format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[{layer}]}}"#, media::DOCKER_MANIFEST)
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[{layer}]}}"#,
+            media::DOCKER_MANIFEST
+        )
     }
 
     #[test]
     fn docker_and_oci_manifests_parse_and_the_rest_is_refused_by_name() {
         let good = manifest(&descriptor(media::DOCKER_LAYER, ""));
-        assert!(matches!(parse(good.as_bytes(), ""), Ok(Document::Manifest(_))));
+        assert!(matches!(
+            parse(good.as_bytes(), ""),
+            Ok(Document::Manifest(_))
+        ));
         let schema1 = r#"{"schemaVersion":1,"fsLayers":[]}"#;
-        assert!(matches!(parse(schema1.as_bytes(), ""), Err(ManifestError::Schema1)));
+        assert!(matches!(
+            parse(schema1.as_bytes(), ""),
+            Err(ManifestError::Schema1)
+        ));
         let foreign = manifest(&descriptor(media::DOCKER_LAYER, r#","urls":["http://x/"]"#));
-        assert!(matches!(parse(foreign.as_bytes(), ""), Err(ManifestError::Foreign(_))));
-        let helm = manifest(&descriptor("application/vnd.cncf.helm.chart.content.v1.tar+gzip", ""));
-        assert!(matches!(parse(helm.as_bytes(), ""), Err(ManifestError::MediaType(_))));
+        assert!(matches!(
+            parse(foreign.as_bytes(), ""),
+            Err(ManifestError::Foreign(_))
+        ));
+        let helm = manifest(&descriptor(
+            "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+            "",
+        ));
+        assert!(matches!(
+            parse(helm.as_bytes(), ""),
+            Err(ManifestError::MediaType(_))
+        ));
         assert!(parse(b"[]", "").is_err());
         assert!(parse(b"\xff", "").is_err());
     }
@@ -404,16 +478,41 @@ mod tests {
     #[test]
     fn the_platform_of_the_machine_is_chosen() {
         let entry = |arch: &str| {
-            descriptor(media::OCI_MANIFEST, &format!(r#","platform":{{"os":"linux","architecture":"{arch}"}}"#))
+            descriptor(
+                media::OCI_MANIFEST,
+                &format!(r#","platform":{{"os":"linux","architecture":"{arch}"}}"#),
+            )
         };
-        let text = format!(r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#, entry("s390x"), entry("amd64"));
+        let text = format!(
+            r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#,
+            entry("s390x"),
+            entry("amd64")
+        );
         let Ok(Document::Index(index)) = parse(text.as_bytes(), media::OCI_INDEX) else {
             panic!("not an index")
         };
-        let amd64 = Platform { architecture: "amd64".into(), os: "linux".into(), variant: None };
-        assert_eq!(choose(&index, &amd64).unwrap().platform.as_ref().unwrap().architecture, "amd64");
-        let other = Platform { architecture: "riscv64".into(), ..amd64 };
-        assert!(matches!(choose(&index, &other), Err(ManifestError::NoPlatform { .. })));
+        let amd64 = Platform {
+            architecture: "amd64".into(),
+            os: "linux".into(),
+            variant: None,
+        };
+        assert_eq!(
+            choose(&index, &amd64)
+                .unwrap()
+                .platform
+                .as_ref()
+                .unwrap()
+                .architecture,
+            "amd64"
+        );
+        let other = Platform {
+            architecture: "riscv64".into(),
+            ..amd64
+        };
+        assert!(matches!(
+            choose(&index, &other),
+            Err(ManifestError::NoPlatform { .. })
+        ));
     }
 
     #[test]

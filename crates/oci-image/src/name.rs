@@ -165,7 +165,10 @@ fn is_registry(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, port)) => {
-                if !host.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':') {
+                if !host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_hexdigit() || byte == b':')
+                {
                     return false;
                 }
                 (host, port.strip_prefix(':'))
@@ -196,7 +199,9 @@ fn is_host(host: &str) -> bool {
             !label.is_empty()
                 && !label.starts_with('-')
                 && !label.ends_with('-')
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         })
 }
 
@@ -233,7 +238,11 @@ mod tests {
     fn check(text: &str, registry: &str, repository: &str, id: &str, shown: &str) {
         let name: Reference = text.parse().unwrap();
         assert_eq!(
-            (name.registry.as_str(), name.repository.as_str(), name.manifest_id()),
+            (
+                name.registry.as_str(),
+                name.repository.as_str(),
+                name.manifest_id()
+            ),
             (registry, repository, id)
         );
         assert_eq!(name.to_string(), shown);
@@ -241,28 +250,98 @@ mod tests {
 
     #[test]
     fn names_are_normalised_at_one_place() {
-        check("ubuntu", "docker.io", "library/ubuntu", "latest", "ubuntu:latest");
+        check(
+            "ubuntu",
+            "docker.io",
+            "library/ubuntu",
+            "latest",
+            "ubuntu:latest",
+        );
         check("a/b", "docker.io", "a/b", "latest", "a/b:latest");
         check("a/b:1", "docker.io", "a/b", "1", "a/b:1");
-        check("localhost/a", "localhost", "a", "latest", "localhost/a:latest");
-        check("10.0.2.2:5000/web", "10.0.2.2:5000", "web", "latest", "10.0.2.2:5000/web:latest");
-        check("h.example/a/b/c:v_1", "h.example", "a/b/c", "v_1", "h.example/a/b/c:v_1");
-        check("docker.io/ubuntu", "docker.io", "library/ubuntu", "latest", "ubuntu:latest");
-        check("index.docker.io/a/b", "docker.io", "a/b", "latest", "a/b:latest");
-        check("dockerfile/elasticsearch", "docker.io", "dockerfile/elasticsearch", "latest", "dockerfile/elasticsearch:latest");
+        check(
+            "localhost/a",
+            "localhost",
+            "a",
+            "latest",
+            "localhost/a:latest",
+        );
+        check(
+            "10.0.2.2:5000/web",
+            "10.0.2.2:5000",
+            "web",
+            "latest",
+            "10.0.2.2:5000/web:latest",
+        );
+        check(
+            "h.example/a/b/c:v_1",
+            "h.example",
+            "a/b/c",
+            "v_1",
+            "h.example/a/b/c:v_1",
+        );
+        check(
+            "docker.io/ubuntu",
+            "docker.io",
+            "library/ubuntu",
+            "latest",
+            "ubuntu:latest",
+        );
+        check(
+            "index.docker.io/a/b",
+            "docker.io",
+            "a/b",
+            "latest",
+            "a/b:latest",
+        );
+        check(
+            "dockerfile/elasticsearch",
+            "docker.io",
+            "dockerfile/elasticsearch",
+            "latest",
+            "dockerfile/elasticsearch:latest",
+        );
         let digest = Digest::of(b"");
-        check(&format!("a@{digest}"), "docker.io", "library/a", digest.as_str(), &format!("a@{digest}"));
+        check(
+            &format!("a@{digest}"),
+            "docker.io",
+            "library/a",
+            digest.as_str(),
+            &format!("a@{digest}"),
+        );
     }
 
     #[test]
     fn bad_names_are_refused() {
         for bad in [
-            "", "A", "a b", "a:", "a:-", "a//b", "/a", "a/", "../a", "a/..", "a.example/../../x", "a@sha256:12",
-            "a@md5:00", "-a", "a-", "a:b:c", "h.example:99999/a", "h.example:x/a", "a..b", "a___b", "ä",
+            "",
+            "A",
+            "a b",
+            "a:",
+            "a:-",
+            "a//b",
+            "/a",
+            "a/",
+            "../a",
+            "a/..",
+            "a.example/../../x",
+            "a@sha256:12",
+            "a@md5:00",
+            "-a",
+            "a-",
+            "a:b:c",
+            "h.example:99999/a",
+            "h.example:x/a",
+            "a..b",
+            "a___b",
+            "ä",
         ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?}");
         }
-        assert_eq!("Web".parse::<Reference>(), Err(NameError::UpperCase("library/Web".into())));
+        assert_eq!(
+            "Web".parse::<Reference>(),
+            Err(NameError::UpperCase("library/Web".into()))
+        );
     }
 
     proptest! {

@@ -6,7 +6,9 @@
 //! leaves what was there.
 
 use crate::digest::{Digest, Hasher};
-use crate::manifest::{self, Descriptor, Document, ImageConfig, MAX_CONFIG, Manifest, ManifestError, Platform};
+use crate::manifest::{
+    self, Descriptor, Document, ImageConfig, MAX_CONFIG, Manifest, ManifestError, Platform,
+};
 use crate::name::Reference;
 use crate::registry::{self, Failure, RawManifest, RegistryConfig, RegistryError, Remote};
 use crate::store::{Image, LayerRecord, Store, StoreError, Target, Workspace};
@@ -112,15 +114,30 @@ pub struct Pulled {
 }
 
 /// Pulls `name`.
-pub fn pull(store: &Store, config: &RegistryConfig, name: &Reference, options: Options, progress: &dyn Progress) -> Result<Pulled, PullError> {
+pub fn pull(
+    store: &Store,
+    config: &RegistryConfig,
+    name: &Reference,
+    options: Options,
+    progress: &dyn Progress,
+) -> Result<Pulled, PullError> {
     let _held = store.hold()?;
     let (remote, top) = registry::find_manifest(config, name)?;
     let digest = top.digest.clone();
     let (manifest, raw) = resolve(&remote, name, top)?;
     let refuse = |error| PullError::Manifest(name.to_string(), error);
     let config_bytes = config_blob(store, &remote, &manifest)?;
-    let image_config = ImageConfig::parse(&config_bytes, &manifest, &Platform::host()).map_err(refuse)?;
-    let image = fetch_layers(store, &remote, &manifest, &image_config, &raw, options, progress)?;
+    let image_config =
+        ImageConfig::parse(&config_bytes, &manifest, &Platform::host()).map_err(refuse)?;
+    let image = fetch_layers(
+        store,
+        &remote,
+        &manifest,
+        &image_config,
+        &raw,
+        options,
+        progress,
+    )?;
     store.put_blob(&raw.bytes)?;
     let new = store.image(&image.id).ok().as_ref() != Some(&image);
     if new {
@@ -141,20 +158,29 @@ pub fn pull(store: &Store, config: &RegistryConfig, name: &Reference, options: O
     })
 }
 
-fn resolve(remote: &Remote, name: &Reference, top: RawManifest) -> Result<(Manifest, RawManifest), PullError> {
+fn resolve(
+    remote: &Remote,
+    name: &Reference,
+    top: RawManifest,
+) -> Result<(Manifest, RawManifest), PullError> {
     let refuse = |error| PullError::Manifest(name.to_string(), error);
     match manifest::parse(&top.bytes, &top.content_type).map_err(refuse)? {
         Document::Manifest(manifest) => Ok((manifest, top)),
         Document::Index(index) => {
             let chosen = manifest::choose(&index, &Platform::host()).map_err(refuse)?;
-            let raw = remote.manifest(chosen.digest.as_str()).map_err(|failure| PullError::Fetch {
-                what: format!("manifest {}", chosen.digest),
-                url: remote.url(),
-                failure,
-            })?;
+            let raw =
+                remote
+                    .manifest(chosen.digest.as_str())
+                    .map_err(|failure| PullError::Fetch {
+                        what: format!("manifest {}", chosen.digest),
+                        url: remote.url(),
+                        failure,
+                    })?;
             match manifest::parse(&raw.bytes, &raw.content_type).map_err(refuse)? {
                 Document::Manifest(manifest) => Ok((manifest, raw)),
-                Document::Index(_) => Err(refuse(ManifestError::MediaType("an index inside an index".into()))),
+                Document::Index(_) => Err(refuse(ManifestError::MediaType(
+                    "an index inside an index".into(),
+                ))),
             }
         }
     }
@@ -200,7 +226,9 @@ fn fetch_layers(
     progress: &dyn Progress,
 ) -> Result<Image, PullError> {
     let chain = config.chain_ids();
-    let missing: Vec<usize> = (0..chain.len()).filter(|index| store.layer(&chain[*index]).is_none()).collect();
+    let missing: Vec<usize> = (0..chain.len())
+        .filter(|index| store.layer(&chain[*index]).is_none())
+        .collect();
     for (index, layer) in manifest.layers.iter().enumerate() {
         if !missing.contains(&index) {
             progress.layer(layer, Step::Exists);
@@ -227,13 +255,22 @@ fn fetch_layers(
         let mut ready = vec![false; chain.len()];
         for index in &missing {
             while !ready[*index] {
-                let Ok((done, result)) = receiver.recv() else { break };
+                let Ok((done, result)) = receiver.recv() else {
+                    break;
+                };
                 result?;
                 ready[done] = true;
             }
             let layer = &manifest.layers[*index];
             progress.layer(layer, Step::Extracting);
-            extract(store, &work, layer, &chain[..=*index], &config.rootfs.diff_ids[*index], options.limits)?;
+            extract(
+                store,
+                &work,
+                layer,
+                &chain[..=*index],
+                &config.rootfs.diff_ids[*index],
+                options.limits,
+            )?;
             progress.layer(layer, Step::Complete);
         }
         Ok(())
@@ -243,18 +280,32 @@ fn fetch_layers(
             let _ = std::fs::remove_file(store.blob_path(&layer.digest));
         }
     }
-    let size = chain.iter().filter_map(|id| store.layer(id)).map(|layer| layer.size).sum();
+    let size = chain
+        .iter()
+        .filter_map(|id| store.layer(id))
+        .map(|layer| layer.size)
+        .sum();
     Ok(Image {
         id: manifest.config.digest.clone(),
         manifest: raw.digest.clone(),
-        blobs: manifest.layers.iter().map(|layer| layer.digest.clone()).collect(),
+        blobs: manifest
+            .layers
+            .iter()
+            .map(|layer| layer.digest.clone())
+            .collect(),
         chain,
         size,
     })
 }
 
 /// One blob into the store; waits when another process fetches it already.
-fn fetch(store: &Store, remote: &Remote, work: &Workspace, layer: &Descriptor, progress: &dyn Progress) -> Result<(), PullError> {
+fn fetch(
+    store: &Store,
+    remote: &Remote,
+    work: &Workspace,
+    layer: &Descriptor,
+    progress: &dyn Progress,
+) -> Result<(), PullError> {
     let _lock = store.lock_digest(&layer.digest)?;
     if store.has_blob(&layer.digest) {
         progress.layer(layer, Step::Downloaded);
@@ -279,7 +330,9 @@ fn fetch(store: &Store, remote: &Remote, work: &Workspace, layer: &Descriptor, p
     let mut tries = 0;
     while sink.done < layer.size {
         let before = sink.done;
-        let Err(failure) = receive(remote, layer, &mut sink, progress) else { break };
+        let Err(failure) = receive(remote, layer, &mut sink, progress) else {
+            break;
+        };
         // Progress earns new tries: a slow, breaking line still gets a large layer here.
         tries = if sink.done > before { 1 } else { tries + 1 };
         if !failure.passing() || tries >= ATTEMPTS {
@@ -305,14 +358,24 @@ struct Sink {
     done: u64,
 }
 
-fn receive(remote: &Remote, layer: &Descriptor, sink: &mut Sink, progress: &dyn Progress) -> Result<(), Failure> {
+fn receive(
+    remote: &Remote,
+    layer: &Descriptor,
+    sink: &mut Sink,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     let (mut reader, start) = remote.blob(&layer.digest, sink.done)?;
     // Without Range support the server begins again: what we have is read over.
     let mut skip = sink.done - start;
     let mut buffer = vec![0; 128 << 10];
     loop {
         let count = match reader.read(&mut buffer) {
-            Ok(0) if sink.done < layer.size => return Err(Failure::Broken(format!("it ended after {} of {} bytes", sink.done, layer.size))),
+            Ok(0) if sink.done < layer.size => {
+                return Err(Failure::Broken(format!(
+                    "it ended after {} of {} bytes",
+                    sink.done, layer.size
+                )));
+            }
             Ok(0) => return Ok(()),
             Ok(count) => count,
             Err(error) => return Err(Failure::Broken(error.to_string())),
@@ -331,7 +394,14 @@ fn receive(remote: &Remote, layer: &Descriptor, sink: &mut Sink, progress: &dyn 
 }
 
 /// Unpacks a blob of the store as the last layer of `chain`.
-pub fn extract(store: &Store, work: &Workspace, layer: &Descriptor, chain: &[Digest], diff_id: &Digest, limits: Limits) -> Result<Option<Unpacked>, PullError> {
+pub fn extract(
+    store: &Store,
+    work: &Workspace,
+    layer: &Descriptor,
+    chain: &[Digest],
+    diff_id: &Digest,
+    limits: Limits,
+) -> Result<Option<Unpacked>, PullError> {
     let (id, below) = match chain.split_last() {
         Some(parts) => parts,
         None => return Ok(None),
@@ -344,9 +414,15 @@ pub fn extract(store: &Store, work: &Workspace, layer: &Descriptor, chain: &[Dig
     let diff = directory.join("diff");
     let refuse = |error| PullError::Unpack(layer.digest.clone(), error);
     let io = |what| move |source| UnpackError::Io { what, source };
-    std::fs::create_dir_all(&diff).map_err(io("make the layer's directory")).map_err(refuse)?;
-    std::fs::set_permissions(&diff, std::os::unix::fs::PermissionsExt::from_mode(0o755)).map_err(io("protect the layer's directory")).map_err(refuse)?;
-    let packed = File::open(store.blob_path(&layer.digest)).map_err(io("open the packed layer")).map_err(refuse)?;
+    std::fs::create_dir_all(&diff)
+        .map_err(io("make the layer's directory"))
+        .map_err(refuse)?;
+    std::fs::set_permissions(&diff, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(io("protect the layer's directory"))
+        .map_err(refuse)?;
+    let packed = File::open(store.blob_path(&layer.digest))
+        .map_err(io("open the packed layer"))
+        .map_err(refuse)?;
     let unpacked = unpack::unpack(packed, layer.size, &diff, &store.lowers(below), limits);
     let unpacked = unpacked.map_err(refuse).and_then(|unpacked| {
         if unpacked.diff_id == *diff_id {

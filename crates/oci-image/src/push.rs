@@ -25,7 +25,11 @@ pub enum PushError {
 }
 
 /// Pushes an image made by [`crate::build`]; returns the manifest's digest.
-pub fn push_built(config: &RegistryConfig, name: &Reference, built: &Built) -> Result<Digest, PushError> {
+pub fn push_built(
+    config: &RegistryConfig,
+    name: &Reference,
+    built: &Built,
+) -> Result<Digest, PushError> {
     // Mirrors are for reading: the registry itself is the last of the hosts.
     let remote = registry::remotes(config, name)?
         .pop()
@@ -34,7 +38,10 @@ pub fn push_built(config: &RegistryConfig, name: &Reference, built: &Built) -> R
         let url = remote.url();
         move |failure| PushError::Send { what, url, failure }
     };
-    for (what, bytes) in [("the layer", &built.layer), ("the configuration", &built.config)] {
+    for (what, bytes) in [
+        ("the layer", &built.layer),
+        ("the configuration", &built.config),
+    ] {
         let digest = Digest::of(bytes);
         if !remote.has_blob(&digest).map_err(failed(what))? {
             remote.put_blob(&digest, bytes).map_err(failed(what))?;

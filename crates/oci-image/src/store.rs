@@ -48,7 +48,9 @@ pub enum StoreError {
         found: String,
     },
     /// Not ours.
-    #[error("{0} holds files of another program; choose another directory with \"data-root\" in /etc/docker/daemon.json, or move the files away")]
+    #[error(
+        "{0} holds files of another program; choose another directory with \"data-root\" in /etc/docker/daemon.json, or move the files away"
+    )]
     Foreign(PathBuf),
     /// A record that cannot be read.
     #[error("{path} is damaged")]
@@ -176,7 +178,19 @@ impl Store {
     }
 
     fn create(root: &Path) -> Result<(), StoreError> {
-        let ours = ["lost+found", "blobs", "layers", "refs", "images", "containers", "volumes", "networks", "ipam", "tmp", "sweep.lock"];
+        let ours = [
+            "lost+found",
+            "blobs",
+            "layers",
+            "refs",
+            "images",
+            "containers",
+            "volumes",
+            "networks",
+            "ipam",
+            "tmp",
+            "sweep.lock",
+        ];
         for item in fs::read_dir(root).map_err(fail("list", root))? {
             let name = item.map_err(fail("list", root))?.file_name();
             let name = name.to_string_lossy();
@@ -184,7 +198,17 @@ impl Store {
                 return Err(StoreError::Foreign(root.to_owned()));
             }
         }
-        for directory in ["blobs/sha256", "layers", "refs", "images", "containers", "volumes", "networks", "ipam", "tmp"] {
+        for directory in [
+            "blobs/sha256",
+            "layers",
+            "refs",
+            "images",
+            "containers",
+            "volumes",
+            "networks",
+            "ipam",
+            "tmp",
+        ] {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(fail("make", &path))?;
         }
@@ -216,7 +240,11 @@ impl Store {
         for attempt in 0u32.. {
             let path = tmp.join(format!("{}-{attempt}", std::process::id()));
             let lock_path = path.with_extension("lock");
-            let lock = match OpenOptions::new().write(true).create_new(true).open(&lock_path) {
+            let lock = match OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&lock_path)
+            {
                 Ok(lock) => lock,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(fail("make", &lock_path)(error)),
@@ -229,7 +257,9 @@ impl Store {
             }
             return Ok(Workspace { path, _lock: lock });
         }
-        Err(fail("make a workspace in", &tmp)(io::ErrorKind::AlreadyExists.into()))
+        Err(fail("make a workspace in", &tmp)(
+            io::ErrorKind::AlreadyExists.into(),
+        ))
     }
 
     fn clean_tmp(&self, tmp: &Path) -> Result<(), StoreError> {
@@ -255,7 +285,10 @@ impl Store {
 
     /// Waits for the only right to fetch or unpack this digest.
     pub fn lock_digest(&self, digest: &Digest) -> Result<Named, StoreError> {
-        let path = self.root.join("blobs").join(format!(".{}.lock", digest.hex()));
+        let path = self
+            .root
+            .join("blobs")
+            .join(format!(".{}.lock", digest.hex()));
         loop {
             let file = OpenOptions::new()
                 .write(true)
@@ -293,7 +326,10 @@ impl Store {
         let path = self.blob_path(digest);
         let bytes = fs::read(&path).map_err(fail("read", &path))?;
         if Digest::of(&bytes) != *digest {
-            let damaged = io::Error::new(io::ErrorKind::InvalidData, "its bytes do not have its digest");
+            let damaged = io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its bytes do not have its digest",
+            );
             return Err(fail("verify", &path)(damaged));
         }
         Ok(bytes)
@@ -322,7 +358,12 @@ impl Store {
     }
 
     /// Takes over an unpacked directory from a workspace: all its files reach the disk before its name does.
-    pub fn commit_layer(&self, from: &Path, chain: &Digest, record: &LayerRecord) -> Result<(), StoreError> {
+    pub fn commit_layer(
+        &self,
+        from: &Path,
+        chain: &Digest,
+        record: &LayerRecord,
+    ) -> Result<(), StoreError> {
         let directory = File::open(from).map_err(fail("open", from))?;
         rustix::fs::syncfs(&directory).map_err(|error| fail("sync", from)(error.into()))?;
         let target = self.layer_path(chain);
@@ -336,7 +377,11 @@ impl Store {
 
     /// `diff` directories of an image, nearest (topmost) first, as overlayfs wants them.
     pub fn lowers(&self, chain: &[Digest]) -> Vec<PathBuf> {
-        chain.iter().rev().map(|id| self.layer_path(id).join("diff")).collect()
+        chain
+            .iter()
+            .rev()
+            .map(|id| self.layer_path(id).join("diff"))
+            .collect()
     }
 
     /// Records a complete image.
@@ -352,15 +397,20 @@ impl Store {
     pub fn image(&self, id: &Digest) -> Result<Image, StoreError> {
         let path = self.image_path(id);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StoreError::Record { path, source }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::NoSuchImage(id.to_string())),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| StoreError::Record { path, source })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::NoSuchImage(id.to_string()))
+            }
             Err(error) => Err(fail("read", &path)(error)),
         }
     }
 
     /// Its configuration.
     pub fn config(&self, image: &Digest) -> Result<ImageConfig, StoreError> {
-        ImageConfig::read(&self.read_blob(image)?).map_err(|error| StoreError::Config(image.clone(), error))
+        ImageConfig::read(&self.read_blob(image)?)
+            .map_err(|error| StoreError::Config(image.clone(), error))
     }
 
     /// All images, in the order of their ids.
@@ -369,7 +419,11 @@ impl Store {
         let mut images = Vec::new();
         for item in fs::read_dir(&directory).map_err(fail("list", &directory))? {
             let path = item.map_err(fail("list", &directory))?.path();
-            let Some(id) = path.file_stem().and_then(|name| name.to_str()).and_then(|hex| Digest::from_hex(hex).ok()) else {
+            let Some(id) = path
+                .file_stem()
+                .and_then(|name| name.to_str())
+                .and_then(|hex| Digest::from_hex(hex).ok())
+            else {
                 continue;
             };
             images.push(self.image(&id)?);
@@ -379,7 +433,10 @@ impl Store {
     }
 
     fn ref_directory(&self, name: &Reference) -> PathBuf {
-        self.root.join("refs").join(&name.registry).join(name.repository.replace('/', "%2F"))
+        self.root
+            .join("refs")
+            .join(&name.registry)
+            .join(name.repository.replace('/', "%2F"))
     }
 
     fn ref_path(&self, name: &Reference) -> PathBuf {
@@ -395,8 +452,17 @@ impl Store {
     pub fn target(&self, name: &Reference) -> Result<Option<Target>, StoreError> {
         let path = self.ref_path(name);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| StoreError::Record { path, source }),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|source| StoreError::Record { path, source }),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(fail("read", &path)(error)),
         }
     }
@@ -435,7 +501,9 @@ impl Store {
                         registry: registry.clone(),
                         repository: repository.replace("%2F", "/"),
                         tag: (!file.starts_with('@')).then(|| file.clone()),
-                        digest: file.strip_prefix('@').and_then(|digest| digest.parse().ok()),
+                        digest: file
+                            .strip_prefix('@')
+                            .and_then(|digest| digest.parse().ok()),
                     };
                     if name.tag.is_none() && name.digest.is_none() {
                         continue;
@@ -462,7 +530,10 @@ impl Store {
         if hex.is_empty() || hex.len() > 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(none());
         }
-        let mut images = self.images()?.into_iter().filter(|image| image.id.hex().starts_with(hex));
+        let mut images = self
+            .images()?
+            .into_iter()
+            .filter(|image| image.id.hex().starts_with(hex));
         match (images.next(), images.next()) {
             (Some(image), None) => Ok(image),
             (Some(_), Some(_)) => Err(StoreError::Ambiguous(text.to_owned())),
@@ -495,10 +566,16 @@ impl Store {
             blobs.extend(image.blobs);
             layers.extend(image.chain);
         }
-        blobs.extend(self.references()?.into_iter().map(|(_, target)| target.manifest));
+        blobs.extend(
+            self.references()?
+                .into_iter()
+                .map(|(_, target)| target.manifest),
+        );
         let mut removed = Vec::new();
         for name in list(&self.root.join("layers"))? {
-            let Ok(chain) = Digest::from_hex(&name) else { continue };
+            let Ok(chain) = Digest::from_hex(&name) else {
+                continue;
+            };
             if layers.contains(&chain) {
                 continue;
             }
@@ -509,7 +586,9 @@ impl Store {
             removed.push(chain);
         }
         for name in list(&self.root.join("blobs/sha256"))? {
-            let Ok(digest) = Digest::from_hex(&name) else { continue };
+            let Ok(digest) = Digest::from_hex(&name) else {
+                continue;
+            };
             if !blobs.contains(&digest) {
                 let path = self.blob_path(&digest);
                 fs::remove_file(&path).map_err(fail("remove", &path))?;
@@ -558,7 +637,10 @@ fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
 
 /// Temporary name, sync, rename, sync of the directory: old content or new, never half.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let mut file = File::create(&temporary).map_err(fail("make", &temporary))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
@@ -587,13 +669,19 @@ mod tests {
     fn foreign_and_newer_directories_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("overlay2")).unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Foreign(_))));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Foreign(_))
+        ));
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("lost+found")).unwrap();
         Store::open(dir.path()).unwrap();
         Store::open(dir.path()).unwrap();
         fs::write(dir.path().join("format"), "2\n").unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Newer { .. })));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Newer { .. })
+        ));
     }
 
     #[test]
@@ -614,11 +702,19 @@ mod tests {
     fn tags_and_repositories_with_the_same_name_do_not_collide() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let target = Target { manifest: Digest::of(b"m"), image: Digest::of(b"i") };
+        let target = Target {
+            manifest: Digest::of(b"m"),
+            image: Digest::of(b"i"),
+        };
         for name in ["h:1/a:b", "h:1/a/b:c", "x/y", "web"] {
             store.set_target(&name.parse().unwrap(), &target).unwrap();
         }
-        let names: Vec<String> = store.references().unwrap().iter().map(|(name, _)| name.to_string()).collect();
+        let names: Vec<String> = store
+            .references()
+            .unwrap()
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
         assert_eq!(names, ["web:latest", "x/y:latest", "h:1/a:b", "h:1/a/b:c"]);
         assert!(store.remove_target(&"web".parse().unwrap()).unwrap());
         assert!(!store.remove_target(&"web".parse().unwrap()).unwrap());

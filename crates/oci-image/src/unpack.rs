@@ -101,8 +101,19 @@ pub struct Unpacked {
 
 /// Unpacks the layer in `packed` (`packed_size` bytes, any known compression) into the empty directory
 /// `target`. `lowers` are the `diff` directories below it, nearest first.
-pub fn unpack(packed: impl Read, packed_size: u64, target: &Path, lowers: &[PathBuf], limits: Limits) -> Result<Unpacked, UnpackError> {
-    let root = fs::open(target, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| UnpackError::Io {
+pub fn unpack(
+    packed: impl Read,
+    packed_size: u64,
+    target: &Path,
+    lowers: &[PathBuf],
+    limits: Limits,
+) -> Result<Unpacked, UnpackError> {
+    let root = fs::open(
+        target,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| UnpackError::Io {
         what: "open the layer's directory",
         source: error.into(),
     })?;
@@ -122,10 +133,13 @@ pub fn unpack(packed: impl Read, packed_size: u64, target: &Path, lowers: &[Path
         layer.place(&entry, &mut archive)?;
     }
     layer.finish_times()?;
-    let (diff_id, _) = archive.into_inner().finish().map_err(|source| UnpackError::Io {
-        what: "read the end of the archive",
-        source,
-    })?;
+    let (diff_id, _) = archive
+        .into_inner()
+        .finish()
+        .map_err(|source| UnpackError::Io {
+            what: "read the end of the archive",
+            source,
+        })?;
     Ok(Unpacked {
         diff_id,
         size: layer.size,
@@ -150,7 +164,9 @@ pub fn decompress<'a>(packed: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Unpa
     }
     let whole = io::Cursor::new(magic).take(have as u64).chain(reader);
     Ok(match &magic[..have] {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(65536, whole))),
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(
+            BufReader::with_capacity(65536, whole),
+        )),
         [0x28, 0xb5, 0x2f, 0xfd] => {
             let mut decoder = zstd::stream::read::Decoder::new(whole).map_err(io)?;
             // 128 MiB of window: what the zstd program itself accepts.
@@ -224,7 +240,8 @@ impl Layer<'_> {
         }
         let root = reopen(&self.root).map_err(|error| at.failed("open the root", error))?;
         set_metadata(root.as_fd(), OsStr::new("."), entry, at)?;
-        self.times.push((PathBuf::from("."), entry.mtime, entry.mtime_nanos));
+        self.times
+            .push((PathBuf::from("."), entry.mtime, entry.mtime_nanos));
         Ok(())
     }
 
@@ -233,8 +250,14 @@ impl Layer<'_> {
             b"" | b"." | b".." => return Err(at.refuse("a whiteout must name a file")),
             b".wh..opq" => {
                 let directory = self.directory(parent, at)?;
-                return fs::fsetxattr(&readable(&directory).map_err(|error| at.failed("open the directory", error))?, OPAQUE, b"y", XattrFlags::empty())
-                    .map_err(|error| at.failed("mark the directory opaque", error));
+                return fs::fsetxattr(
+                    &readable(&directory)
+                        .map_err(|error| at.failed("open the directory", error))?,
+                    OPAQUE,
+                    b"y",
+                    XattrFlags::empty(),
+                )
+                .map_err(|error| at.failed("mark the directory opaque", error));
             }
             other if other.starts_with(b".wh.") => return Ok(()),
             _ => {}
@@ -242,29 +265,56 @@ impl Layer<'_> {
         let directory = self.directory(parent, at)?;
         let name = OsStr::from_bytes(hidden);
         remove(directory.as_fd(), name).map_err(|error| at.failed("replace a file", error))?;
-        fs::mknodat(&directory, name, FileType::CharacterDevice, Mode::empty(), 0).map_err(|error| at.failed("make a whiteout", error))
+        fs::mknodat(
+            &directory,
+            name,
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        )
+        .map_err(|error| at.failed("make a whiteout", error))
     }
 
-    fn make(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &Path, entry: &Entry, data: &mut impl Read) -> Result<(), UnpackError> {
+    fn make(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        entry: &Entry,
+        data: &mut impl Read,
+    ) -> Result<(), UnpackError> {
         let at = Shown(&entry.path);
         let exists = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
-        let keep = entry.kind == Kind::Directory && exists.as_ref().is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
+        let keep = entry.kind == Kind::Directory
+            && exists
+                .as_ref()
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory);
         if exists.is_ok() && !keep {
             self.parent = None;
             remove(parent, name).map_err(|error| at.failed("replace a file", error))?;
         }
         let special = |kind, major, minor| {
-            fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), fs::makedev(major, minor)).map_err(|error| at.failed("make a special file", error))
+            fs::mknodat(
+                parent,
+                name,
+                kind,
+                Mode::from_raw_mode(0o600),
+                fs::makedev(major, minor),
+            )
+            .map_err(|error| at.failed("make a special file", error))
         };
         match entry.kind {
             Kind::Directory if keep => {}
-            Kind::Directory => fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(|error| at.failed("make a directory", error))?,
+            Kind::Directory => fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))
+                .map_err(|error| at.failed("make a directory", error))?,
             Kind::File => write_file(parent, name, entry, data)?,
             Kind::Symlink => {
-                if entry.link.is_empty() || entry.link.len() >= PATH_MAX || entry.link.contains(&0) {
+                if entry.link.is_empty() || entry.link.len() >= PATH_MAX || entry.link.contains(&0)
+                {
                     return Err(at.refuse("the link's target is empty or too long"));
                 }
-                fs::symlinkat(OsStr::from_bytes(&entry.link), parent, name).map_err(|error| at.failed("make a link", error))?;
+                fs::symlinkat(OsStr::from_bytes(&entry.link), parent, name)
+                    .map_err(|error| at.failed("make a link", error))?;
             }
             Kind::HardLink => return self.hard_link(parent, name, entry),
             Kind::CharDevice if entry.major == 0 && entry.minor == 0 => {
@@ -276,12 +326,18 @@ impl Layer<'_> {
         }
         set_metadata(parent, name, entry, at)?;
         if entry.kind == Kind::Directory {
-            self.times.push((path.to_owned(), entry.mtime, entry.mtime_nanos));
+            self.times
+                .push((path.to_owned(), entry.mtime, entry.mtime_nanos));
         }
         Ok(())
     }
 
-    fn hard_link(&mut self, parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> Result<(), UnpackError> {
+    fn hard_link(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        entry: &Entry,
+    ) -> Result<(), UnpackError> {
         let at = Shown(&entry.path);
         let target = clean(&entry.link)?;
         let Some(target_name) = target.file_name() else {
@@ -297,7 +353,11 @@ impl Layer<'_> {
         }
         // The file is in a layer below: overlayfs would copy it up, so do we.
         for lower in self.lowers {
-            let Ok(lower_root) = fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+            let Ok(lower_root) = fs::open(
+                lower,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) else {
                 continue;
             };
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -306,9 +366,12 @@ impl Layer<'_> {
                 Ok(source) => source,
                 Err(Errno::NOENT) => continue,
                 // A whiteout cannot be opened: the file is gone in this view.
-                Err(error) => return Err(at.failed("open a hard link's target in a lower layer", error)),
+                Err(error) => {
+                    return Err(at.failed("open a hard link's target in a lower layer", error));
+                }
             };
-            let stat = fs::fstat(&source).map_err(|error| at.failed("look at a hard link's target", error))?;
+            let stat = fs::fstat(&source)
+                .map_err(|error| at.failed("look at a hard link's target", error))?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 return Err(at.refuse("a hard link to something that is no file of a lower layer"));
             }
@@ -363,11 +426,13 @@ impl Layer<'_> {
                 _ => {}
             }
             let parent_path: PathBuf = here.iter().collect();
-            let parent = in_root(&self.root, &parent_path).map_err(|error| at.failed("open its directory", error))?;
+            let parent = in_root(&self.root, &parent_path)
+                .map_err(|error| at.failed("open its directory", error))?;
             match fs::statat(&parent, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => {
                     let child = parent_path.join(&name);
-                    fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o755)).map_err(|error| at.failed("make its directory", error))?;
+                    fs::mkdirat(&parent, &name, Mode::from_raw_mode(0o755))
+                        .map_err(|error| at.failed("make its directory", error))?;
                     self.copy_directory_metadata(parent.as_fd(), &name, &child, at)?;
                 }
                 Err(error) => return Err(at.failed("look at its directory", error)),
@@ -378,7 +443,8 @@ impl Layer<'_> {
                         if links > LINKS_MAX {
                             return Err(at.refuse("too many symbolic links on the way"));
                         }
-                        let target = fs::readlinkat(&parent, &name, Vec::new()).map_err(|error| at.failed("read a link", error))?;
+                        let target = fs::readlinkat(&parent, &name, Vec::new())
+                            .map_err(|error| at.failed("read a link", error))?;
                         let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
                         todo.extend(target.iter().rev().map(OsStr::to_owned));
                         continue;
@@ -395,18 +461,44 @@ impl Layer<'_> {
         in_root(&self.root, &end).map_err(|error| at.failed("open its directory", error))
     }
 
-    fn copy_directory_metadata(&mut self, parent: BorrowedFd<'_>, name: &OsStr, path: &Path, at: Shown<'_>) -> Result<(), UnpackError> {
+    fn copy_directory_metadata(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        at: Shown<'_>,
+    ) -> Result<(), UnpackError> {
         for lower in self.lowers {
-            let Ok(stat) = fs::open(lower, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .and_then(|root| in_root(&root, path))
-                .and_then(fs::fstat)
-            else {
+            let Ok(stat) = fs::open(
+                lower,
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .and_then(|root| in_root(&root, path))
+            .and_then(fs::fstat) else {
                 continue;
             };
-            let owner = (fs::Uid::from_raw(stat.st_uid), fs::Gid::from_raw(stat.st_gid));
-            fs::chownat(parent, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW).map_err(|error| at.failed("set its directory's owner", error))?;
-            fs::chmodat(parent, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty()).map_err(|error| at.failed("set its directory's mode", error))?;
-            self.times.push((path.to_owned(), stat.st_mtime, stat.st_mtime_nsec as u32));
+            let owner = (
+                fs::Uid::from_raw(stat.st_uid),
+                fs::Gid::from_raw(stat.st_gid),
+            );
+            fs::chownat(
+                parent,
+                name,
+                Some(owner.0),
+                Some(owner.1),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(|error| at.failed("set its directory's owner", error))?;
+            fs::chmodat(
+                parent,
+                name,
+                Mode::from_raw_mode(stat.st_mode & 0o7777),
+                AtFlags::empty(),
+            )
+            .map_err(|error| at.failed("set its directory's mode", error))?;
+            self.times
+                .push((path.to_owned(), stat.st_mtime, stat.st_mtime_nsec as u32));
             return Ok(());
         }
         Ok(())
@@ -416,9 +508,16 @@ impl Layer<'_> {
         for (path, seconds, nanos) in self.times.drain(..).rev() {
             let parent = path.parent().unwrap_or(Path::new(""));
             // A directory that a later entry replaced needs no time any more.
-            let Ok(directory) = in_root(&self.root, parent) else { continue };
+            let Ok(directory) = in_root(&self.root, parent) else {
+                continue;
+            };
             let name = path.file_name().unwrap_or(OsStr::new("."));
-            let _ = fs::utimensat(&directory, name, &times(seconds, nanos), AtFlags::SYMLINK_NOFOLLOW);
+            let _ = fs::utimensat(
+                &directory,
+                name,
+                &times(seconds, nanos),
+                AtFlags::SYMLINK_NOFOLLOW,
+            );
         }
         Ok(())
     }
@@ -460,7 +559,9 @@ fn clean(path: &[u8]) -> Result<PathBuf, UnpackError> {
         match part {
             b"" | b"." => {}
             b".." => return Err(shown.refuse("the name leaves the layer")),
-            part if part.len() > 255 => return Err(shown.refuse("a part of the name is longer than 255 bytes")),
+            part if part.len() > 255 => {
+                return Err(shown.refuse("a part of the name is longer than 255 bytes"));
+            }
             part => clean.push(OsStr::from_bytes(part)),
         }
     }
@@ -468,10 +569,20 @@ fn clean(path: &[u8]) -> Result<PathBuf, UnpackError> {
 }
 
 fn in_root(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     loop {
-        match fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS) {
+        match fs::openat2(
+            root,
+            path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        ) {
             // The kernel saw a rename of someone else while it walked `..`.
             Err(Errno::AGAIN) => {}
             other => return other,
@@ -480,11 +591,21 @@ fn in_root(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 fn reopen(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
-    fs::openat(fd, ".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    fs::openat(
+        fd,
+        ".",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 fn readable(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
-    fs::openat(fd, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    fs::openat(
+        fd,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Removes a file, or a directory with all in it, never following a link.
@@ -523,10 +644,16 @@ fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     Ok(())
 }
 
-fn write_file(parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry, data: &mut impl Read) -> Result<(), UnpackError> {
+fn write_file(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    entry: &Entry,
+    data: &mut impl Read,
+) -> Result<(), UnpackError> {
     let at = Shown(&entry.path);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = fs::openat(parent, name, flags, Mode::from_raw_mode(0o600)).map_err(|error| at.failed("make a file", error))?;
+    let file = fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+        .map_err(|error| at.failed("make a file", error))?;
     let mut file = std::fs::File::from(file);
     let failed = |error| at.failed("write a file", error);
     if entry.segments.is_empty() {
@@ -559,12 +686,24 @@ fn times(seconds: i64, nanos: u32) -> fs::Timestamps {
 }
 
 /// Owner first, because changing it clears setuid and capabilities; then attributes, mode, time.
-fn set_metadata(parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry, at: Shown<'_>) -> Result<(), UnpackError> {
+fn set_metadata(
+    parent: BorrowedFd<'_>,
+    name: &OsStr,
+    entry: &Entry,
+    at: Shown<'_>,
+) -> Result<(), UnpackError> {
     let (uid, gid) = (fs::Uid::from_raw(entry.uid), fs::Gid::from_raw(entry.gid));
     if entry.uid == u32::MAX || entry.gid == u32::MAX {
         return Err(at.refuse("the owner is not a valid id"));
     }
-    fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(|error| at.failed("set the owner", error))?;
+    fs::chownat(
+        parent,
+        name,
+        Some(uid),
+        Some(gid),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(|error| at.failed("set the owner", error))?;
     for (key, value) in &entry.xattrs {
         if !(key.starts_with(b"user.") || key == b"security.capability") {
             continue;
@@ -579,7 +718,19 @@ fn set_metadata(parent: BorrowedFd<'_>, name: &OsStr, entry: &Entry, at: Shown<'
         }
     }
     if entry.kind != Kind::Symlink {
-        fs::chmodat(parent, name, Mode::from_raw_mode(entry.mode), AtFlags::empty()).map_err(|error| at.failed("set the mode", error))?;
+        fs::chmodat(
+            parent,
+            name,
+            Mode::from_raw_mode(entry.mode),
+            AtFlags::empty(),
+        )
+        .map_err(|error| at.failed("set the mode", error))?;
     }
-    fs::utimensat(parent, name, &times(entry.mtime, entry.mtime_nanos), AtFlags::SYMLINK_NOFOLLOW).map_err(|error| at.failed("set the time", error))
+    fs::utimensat(
+        parent,
+        name,
+        &times(entry.mtime, entry.mtime_nanos),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .map_err(|error| at.failed("set the time", error))
 }

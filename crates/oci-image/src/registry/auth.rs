@@ -29,7 +29,10 @@ impl Credentials {
 
     /// The value of an `Authorization` header.
     pub(super) fn basic(&self) -> String {
-        format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.secret)))
+        format!(
+            "Basic {}",
+            STANDARD.encode(format!("{}:{}", self.user, self.secret))
+        )
     }
 }
 
@@ -65,14 +68,23 @@ fn parse_config(bytes: &[u8]) -> Result<BTreeMap<String, Credentials>, serde_jso
             .decode(auth.auth)
             .ok()
             .and_then(|bytes| String::from_utf8(bytes).ok())
-            .and_then(|text| text.split_once(':').map(|(user, secret)| (user.to_owned(), secret.to_owned())))
+            .and_then(|text| {
+                text.split_once(':')
+                    .map(|(user, secret)| (user.to_owned(), secret.to_owned()))
+            })
         else {
             continue;
         };
         // Docker stores its own registry under a URL.
-        let host = server.trim_start_matches("https://").trim_start_matches("http://");
+        let host = server
+            .trim_start_matches("https://")
+            .trim_start_matches("http://");
         let host = host.split('/').next().unwrap_or(host);
-        let host = if host == "index.docker.io" { "docker.io" } else { host };
+        let host = if host == "index.docker.io" {
+            "docker.io"
+        } else {
+            host
+        };
         found.insert(host.to_owned(), Credentials { user, secret });
     }
     Ok(found)
@@ -147,7 +159,9 @@ fn percent(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => out.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
+                out.push(char::from(byte))
+            }
             other => out.push_str(&format!("%{other:02X}")),
         }
     }
@@ -162,7 +176,12 @@ mod tests {
     #[test]
     fn challenges_are_read() {
         let header = r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push""#;
-        let Some(Challenge::Bearer { realm, service, scope }) = challenge(header) else {
+        let Some(Challenge::Bearer {
+            realm,
+            service,
+            scope,
+        }) = challenge(header)
+        else {
             panic!("no challenge")
         };
         assert_eq!(scope.as_deref(), Some("repository:a/b:pull,push"));
@@ -177,7 +196,10 @@ mod tests {
 
     #[test]
     fn docker_config_is_read_and_secrets_are_not_shown() {
-        let text = format!(r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{}"}},"h:5000":{{}}}}}}"#, STANDARD.encode("u:p:q"));
+        let text = format!(
+            r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{}"}},"h:5000":{{}}}}}}"#,
+            STANDARD.encode("u:p:q")
+        );
         let found = parse_config(text.as_bytes()).unwrap();
         assert_eq!(found.keys().collect::<Vec<_>>(), ["docker.io"]);
         assert_eq!(format!("{:?}", found["docker.io"]), "Credentials(u)");

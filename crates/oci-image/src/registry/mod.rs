@@ -92,7 +92,11 @@ pub struct Remote {
 
 /// The hosts to ask for a name, in order.
 pub fn remotes(config: &RegistryConfig, name: &Reference) -> Result<Vec<Remote>, RegistryError> {
-    if config.blocked.iter().any(|blocked| *blocked == name.registry) {
+    if config
+        .blocked
+        .iter()
+        .any(|blocked| *blocked == name.registry)
+    {
         return Err(RegistryError::Blocked(name.registry.clone()));
     }
     let remote = |transport| Remote {
@@ -105,12 +109,19 @@ pub fn remotes(config: &RegistryConfig, name: &Reference) -> Result<Vec<Remote>,
             remotes.push(remote(Transport::mirror(config, mirror)));
         }
     }
-    remotes.push(remote(Transport::registry(config, name.host(), &name.registry)));
+    remotes.push(remote(Transport::registry(
+        config,
+        name.host(),
+        &name.registry,
+    )));
     Ok(remotes)
 }
 
 /// The manifest from the first host that has it, and that host.
-pub fn find_manifest(config: &RegistryConfig, name: &Reference) -> Result<(Remote, RawManifest), RegistryError> {
+pub fn find_manifest(
+    config: &RegistryConfig,
+    name: &Reference,
+) -> Result<(Remote, RawManifest), RegistryError> {
     let mut failures = Vec::new();
     let all = remotes(config, name)?;
     let count = all.len();
@@ -126,7 +137,9 @@ pub fn find_manifest(config: &RegistryConfig, name: &Reference) -> Result<(Remot
     // With one host the words that scripts look for; with several, what each of them said.
     match failures.last().map(|last| &last.failure) {
         Some(Failure::NotFound) if count == 1 => Err(RegistryError::NoManifest(name.to_string())),
-        Some(Failure::Denied | Failure::NoRepository) if count == 1 => Err(RegistryError::Denied(name.familiar_repository())),
+        Some(Failure::Denied | Failure::NoRepository) if count == 1 => {
+            Err(RegistryError::Denied(name.familiar_repository()))
+        }
         _ => Err(RegistryError::Hosts(failures)),
     }
 }
@@ -162,10 +175,18 @@ impl Remote {
     }
 
     /// A blob's bytes from `offset` on, and the offset the server really starts at (0 without Range support).
-    pub fn blob(&self, digest: &Digest, offset: u64) -> Result<(Box<dyn Read + Send>, u64), Failure> {
+    pub fn blob(
+        &self,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<(Box<dyn Read + Send>, u64), Failure> {
         let path = format!("/v2/{}/blobs/{digest}", self.repository);
         let range = format!("bytes={offset}-");
-        let headers: &[(&str, &str)] = if offset > 0 { &[("range", range.as_str())] } else { &[] };
+        let headers: &[(&str, &str)] = if offset > 0 {
+            &[("range", range.as_str())]
+        } else {
+            &[]
+        };
         let answer = self.transport.get(&path, headers, &self.pull_scope())?;
         let start = if answer.status() == 206 { offset } else { 0 };
         Ok((answer.reader(), start))
@@ -182,7 +203,10 @@ impl Remote {
     /// Whether the registry has a blob.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool, Failure> {
         let path = format!("/v2/{}/blobs/{digest}", self.repository);
-        match self.transport.send("HEAD", &path, &[], &[], &self.push_scope()) {
+        match self
+            .transport
+            .send("HEAD", &path, &[], &[], &self.push_scope())
+        {
             Ok(_) => Ok(true),
             Err(Failure::NotFound | Failure::NoRepository) => Ok(false),
             Err(failure) => Err(failure),
@@ -192,21 +216,29 @@ impl Remote {
     /// Uploads a blob.
     pub fn put_blob(&self, digest: &Digest, bytes: &[u8]) -> Result<(), Failure> {
         let path = format!("/v2/{}/blobs/uploads/", self.repository);
-        let answer = self.transport.send("POST", &path, &[], &[], &self.push_scope())?;
+        let answer = self
+            .transport
+            .send("POST", &path, &[], &[], &self.push_scope())?;
         let location = answer.header("location").to_owned();
         if location.is_empty() {
-            return Err(Failure::Protocol("the registry gave no upload location".into()));
+            return Err(Failure::Protocol(
+                "the registry gave no upload location".into(),
+            ));
         }
         let joint = if location.contains('?') { '&' } else { '?' };
         let target = format!("{location}{joint}digest={digest}");
         let headers = [("content-type", "application/octet-stream")];
-        self.transport.send("PUT", &target, &headers, bytes, &self.push_scope()).map(|_| ())
+        self.transport
+            .send("PUT", &target, &headers, bytes, &self.push_scope())
+            .map(|_| ())
     }
 
     /// Uploads a manifest under a tag.
     pub fn put_manifest(&self, tag: &str, content_type: &str, bytes: &[u8]) -> Result<(), Failure> {
         let path = format!("/v2/{}/manifests/{tag}", self.repository);
         let headers = [("content-type", content_type)];
-        self.transport.send("PUT", &path, &headers, bytes, &self.push_scope()).map(|_| ())
+        self.transport
+            .send("PUT", &path, &headers, bytes, &self.push_scope())
+            .map(|_| ())
     }
 }

@@ -82,7 +82,11 @@ impl Answer {
     }
 
     pub(super) fn header(&self, name: &str) -> &str {
-        self.0.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.0
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     pub(super) fn bytes(self, limit: u64) -> Result<Vec<u8>, Failure> {
@@ -90,7 +94,13 @@ impl Answer {
     }
 
     pub(super) fn reader(self) -> Box<dyn Read + Send> {
-        Box::new(self.0.into_body().into_with_config().limit(u64::MAX).reader())
+        Box::new(
+            self.0
+                .into_body()
+                .into_with_config()
+                .limit(u64::MAX)
+                .reader(),
+        )
     }
 }
 
@@ -127,19 +137,45 @@ struct State {
 impl Transport {
     pub(super) fn registry(config: &RegistryConfig, host: &str, registry: &str) -> Self {
         let insecure = is_insecure(host, &config.insecure);
-        let schemes = if insecure { vec!["https", "http"] } else { vec!["https"] };
-        Self::new(config, host, schemes, insecure, config.credentials.get(registry).cloned())
+        let schemes = if insecure {
+            vec!["https", "http"]
+        } else {
+            vec!["https"]
+        };
+        Self::new(
+            config,
+            host,
+            schemes,
+            insecure,
+            config.credentials.get(registry).cloned(),
+        )
     }
 
     pub(super) fn mirror(config: &RegistryConfig, url: &str) -> Self {
         let (scheme, rest) = url.split_once("://").unwrap_or(("https", url));
         let host = rest.trim_end_matches('/');
         let insecure = is_insecure(host, &config.insecure);
-        let schemes = if scheme == "http" { vec!["http"] } else { vec!["https"] };
-        Self::new(config, host, schemes, insecure, config.credentials.get(host).cloned())
+        let schemes = if scheme == "http" {
+            vec!["http"]
+        } else {
+            vec!["https"]
+        };
+        Self::new(
+            config,
+            host,
+            schemes,
+            insecure,
+            config.credentials.get(host).cloned(),
+        )
     }
 
-    fn new(config: &RegistryConfig, host: &str, schemes: Vec<&'static str>, insecure: bool, credentials: Option<Credentials>) -> Self {
+    fn new(
+        config: &RegistryConfig,
+        host: &str,
+        schemes: Vec<&'static str>,
+        insecure: bool,
+        credentials: Option<Credentials>,
+    ) -> Self {
         let settings = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
@@ -162,15 +198,31 @@ impl Transport {
 
     pub(super) fn url(&self) -> String {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        format!("{}://{}", state.scheme.unwrap_or(self.schemes[0]), self.host)
+        format!(
+            "{}://{}",
+            state.scheme.unwrap_or(self.schemes[0]),
+            self.host
+        )
     }
 
-    pub(super) fn get(&self, path: &str, headers: &[(&str, &str)], scope: &str) -> Result<Answer, Failure> {
+    pub(super) fn get(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        scope: &str,
+    ) -> Result<Answer, Failure> {
         self.send("GET", path, headers, &[], scope)
     }
 
     /// Sends with retries. `path` may be a whole URL (upload locations).
-    pub(super) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8], scope: &str) -> Result<Answer, Failure> {
+    pub(super) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        scope: &str,
+    ) -> Result<Answer, Failure> {
         let mut wait = Duration::from_millis(300);
         let mut attempt = 1;
         loop {
@@ -187,18 +239,31 @@ impl Transport {
         }
     }
 
-    fn authorized(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8], scope: &str) -> Result<Answer, (Failure, Option<Duration>)> {
+    fn authorized(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        scope: &str,
+    ) -> Result<Answer, (Failure, Option<Duration>)> {
         let known = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.authorization.get(scope).cloned()
         };
-        let answer = self.once(method, path, headers, body, known.as_deref()).map_err(|failure| (failure, None))?;
+        let answer = self
+            .once(method, path, headers, body, known.as_deref())
+            .map_err(|failure| (failure, None))?;
         if answer.status() != 401 {
             return judge(answer);
         }
         // No token yet, or it ran out in the middle of a pull.
-        let fresh = self.authorize(answer.header("www-authenticate"), scope).map_err(|failure| (failure, None))?;
-        let answer = self.once(method, path, headers, body, Some(&fresh)).map_err(|failure| (failure, None))?;
+        let fresh = self
+            .authorize(answer.header("www-authenticate"), scope)
+            .map_err(|failure| (failure, None))?;
+        let answer = self
+            .once(method, path, headers, body, Some(&fresh))
+            .map_err(|failure| (failure, None))?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.authorization.insert(scope.to_owned(), fresh);
         drop(state);
@@ -207,12 +272,26 @@ impl Transport {
 
     fn authorize(&self, header: &str, scope: &str) -> Result<String, Failure> {
         match auth::challenge(header) {
-            Some(Challenge::Basic) => self.credentials.as_ref().map(Credentials::basic).ok_or(Failure::Denied),
-            Some(Challenge::Bearer { realm, service, scope: asked }) => {
-                let url = auth::token_url(&realm, service.as_deref(), asked.as_deref().unwrap_or(scope));
+            Some(Challenge::Basic) => self
+                .credentials
+                .as_ref()
+                .map(Credentials::basic)
+                .ok_or(Failure::Denied),
+            Some(Challenge::Bearer {
+                realm,
+                service,
+                scope: asked,
+            }) => {
+                let url = auth::token_url(
+                    &realm,
+                    service.as_deref(),
+                    asked.as_deref().unwrap_or(scope),
+                );
                 // A password never goes over plain HTTP unless the registry itself may.
                 if realm.starts_with("http://") && !self.schemes.contains(&"http") {
-                    return Err(Failure::Protocol(format!("the registry wants a token from {realm}, without TLS")));
+                    return Err(Failure::Protocol(format!(
+                        "the registry wants a token from {realm}, without TLS"
+                    )));
                 }
                 self.token(&url)
             }
@@ -230,23 +309,47 @@ impl Transport {
         if let Some(credentials) = &self.credentials {
             request = request.header("authorization", credentials.basic());
         }
-        let answer = request.call().map_err(|error| Failure::Connect(error.to_string()))?;
+        let answer = request
+            .call()
+            .map_err(|error| Failure::Connect(error.to_string()))?;
         if matches!(answer.status().as_u16(), 401 | 403) {
             return Err(Failure::Denied);
         }
-        let (answer, _) = judge(Answer(answer)).map(|answer| (answer, ())).map_err(|(failure, _)| failure)?;
+        let (answer, _) = judge(Answer(answer))
+            .map(|answer| (answer, ()))
+            .map_err(|(failure, _)| failure)?;
         let bytes = answer.bytes(MAX_TOKEN)?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|error| Failure::Protocol(format!("bad token answer: {error}")))?;
-        let token = token.token.or(token.access_token).ok_or_else(|| Failure::Protocol("token answer without a token".into()))?;
+        let token: Token = serde_json::from_slice(&bytes)
+            .map_err(|error| Failure::Protocol(format!("bad token answer: {error}")))?;
+        let token = token
+            .token
+            .or(token.access_token)
+            .ok_or_else(|| Failure::Protocol("token answer without a token".into()))?;
         Ok(format!("Bearer {token}"))
     }
 
-    fn once(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8], authorization: Option<&str>) -> Result<Answer, Failure> {
-        let known = self.state.lock().unwrap_or_else(PoisonError::into_inner).scheme;
-        let candidates: Vec<&'static str> = known.map_or_else(|| self.schemes.clone(), |scheme| vec![scheme]);
+    fn once(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        authorization: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let known = self
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .scheme;
+        let candidates: Vec<&'static str> =
+            known.map_or_else(|| self.schemes.clone(), |scheme| vec![scheme]);
         let mut last = Failure::Protocol("no scheme to try".into());
         for scheme in candidates {
-            let url = if path.starts_with('/') { format!("{scheme}://{}{path}", self.host) } else { path.to_owned() };
+            let url = if path.starts_with('/') {
+                format!("{scheme}://{}{path}", self.host)
+            } else {
+                path.to_owned()
+            };
             let mut request = ureq::http::Request::builder().method(method).uri(url);
             for (name, value) in headers {
                 request = request.header(*name, *value);
@@ -255,13 +358,22 @@ impl Transport {
                 request = request.header("authorization", value);
             }
             let sent = if method == "GET" || method == "HEAD" {
-                request.body(()).map_err(|error| error.to_string()).map(|request| self.agent.run(request))
+                request
+                    .body(())
+                    .map_err(|error| error.to_string())
+                    .map(|request| self.agent.run(request))
             } else {
-                request.body(body).map_err(|error| error.to_string()).map(|request| self.agent.run(request))
+                request
+                    .body(body)
+                    .map_err(|error| error.to_string())
+                    .map(|request| self.agent.run(request))
             };
             match sent.map_err(Failure::Protocol)? {
                 Ok(answer) => {
-                    self.state.lock().unwrap_or_else(PoisonError::into_inner).scheme = Some(scheme);
+                    self.state
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .scheme = Some(scheme);
                     return Ok(Answer(answer));
                 }
                 Err(error) => last = Failure::Connect(error.to_string()),
@@ -276,7 +388,11 @@ fn judge(answer: Answer) -> Result<Answer, (Failure, Option<Duration>)> {
     if (200..300).contains(&status) {
         return Ok(answer);
     }
-    let after = answer.header("retry-after").parse().ok().map(Duration::from_secs);
+    let after = answer
+        .header("retry-after")
+        .parse()
+        .ok()
+        .map(Duration::from_secs);
     let body = answer.bytes(65536).unwrap_or_default();
     let body = String::from_utf8_lossy(&body);
     let failure = match status {
@@ -302,7 +418,10 @@ fn is_insecure(host: &str, list: &[String]) -> bool {
         return true;
     }
     list.iter().any(|entry| {
-        let entry = entry.trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
+        let entry = entry
+            .trim_start_matches("http://")
+            .trim_start_matches("https://")
+            .trim_end_matches('/');
         entry == host || entry == bare || address.is_some_and(|address| in_network(address, entry))
     })
 }
@@ -327,7 +446,8 @@ fn in_network(address: IpAddr, cidr: &str) -> bool {
 fn tls(certs: &Path, insecure: bool) -> TlsConfig {
     let mut builder = TlsConfig::builder().disable_verification(insecure);
     let mut roots = Vec::new();
-    let bundle = std::env::var_os("SSL_CERT_FILE").unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into());
+    let bundle = std::env::var_os("SSL_CERT_FILE")
+        .unwrap_or_else(|| "/etc/ssl/certs/ca-certificates.crt".into());
     for path in [Path::new(&bundle), &certs.join("ca.crt")] {
         roots.extend(certificates(path));
     }
@@ -335,7 +455,9 @@ fn tls(certs: &Path, insecure: bool) -> TlsConfig {
         builder = builder.root_certs(RootCerts::new_with_certs(&roots));
     }
     let chain = certificates(&certs.join("client.cert"));
-    let key = std::fs::read(certs.join("client.key")).ok().and_then(|pem| PrivateKey::from_pem(&pem).ok());
+    let key = std::fs::read(certs.join("client.key"))
+        .ok()
+        .and_then(|pem| PrivateKey::from_pem(&pem).ok());
     if let (false, Some(key)) = (chain.is_empty(), key) {
         builder = builder.client_cert(Some(ClientCert::new_with_certs(&chain, key)));
     }
@@ -360,7 +482,11 @@ mod tests {
 
     #[test]
     fn only_loopback_and_listed_hosts_are_insecure() {
-        let list = vec!["10.0.2.2:5000".to_owned(), "r.example".to_owned(), "192.168.0.0/16".to_owned()];
+        let list = vec![
+            "10.0.2.2:5000".to_owned(),
+            "r.example".to_owned(),
+            "192.168.0.0/16".to_owned(),
+        ];
         for (host, expected) in [
             ("127.0.0.1:5000", true),
             ("127.9.9.9", true),
