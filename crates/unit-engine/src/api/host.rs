@@ -3,6 +3,7 @@
 use init_control::UnitFileState;
 use unit_file::UnitName;
 use unit_file::settings::ConditionKind;
+use unit_file::specifier::MachineInfo;
 
 /// A file and what tells its versions apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -75,21 +76,6 @@ pub struct UserInfo {
     pub home: String,
     /// Shell.
     pub shell: String,
-}
-
-/// Facts about the machine for specifiers. Strings are empty where unknown.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[allow(missing_docs, reason = "named after what they hold")]
-pub struct MachineInfo {
-    pub machine_id: String,
-    pub boot_id: String,
-    pub hostname: String,
-    pub pretty_hostname: String,
-    pub kernel_release: String,
-    /// systemd's word: `x86-64`, `arm64`.
-    pub architecture: String,
-    /// Lines of os-release, unquoted.
-    pub os_release: Vec<(String, String)>,
 }
 
 /// The shell, as the engine sees it. All methods are read-only and answer at once.

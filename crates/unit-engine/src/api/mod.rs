@@ -9,7 +9,7 @@ pub use action::{Action, CgroupSignal, LogLevel, Output, ReplyResult, StatusKind
 pub use event::{
     DeviceInfo, Event, ExecFailure, ExitStatus, MountEntry, PeerAddress, SocketOpenError,
 };
-pub use host::{FileError, FileRef, Host, MachineInfo, MaskState, UnitFiles, UserInfo};
+pub use host::{FileError, FileRef, Host, MaskState, UnitFiles, UserInfo};
 pub use spawn::{MountOperation, PassedFd, Program, SpawnRole, SpawnSpec, exit_step};
 
 use serde::{Deserialize, Serialize};
