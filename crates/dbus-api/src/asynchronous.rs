@@ -176,7 +176,7 @@ impl Connection {
             .ok_or(Error::Closed)
     }
 
-    /// Ask for the manager's signals (`JobRemoved`, `UnitNew` …), once.
+    /// Ask for the manager's signals (`JobRemoved`, `UnitNew`, `Reloading` …), once.
     pub async fn watch_jobs(&self) -> Result<(), Error> {
         if self.unique_name().is_none() {
             return Ok(());
@@ -194,8 +194,8 @@ impl Connection {
                     other => other,
                 }
             })
-            .await
-            .map(|()| ())
+            .await?;
+        Ok(())
     }
 
     /// Ask for `PropertiesChanged` of all units too, once.
@@ -207,8 +207,8 @@ impl Connection {
         self.shared
             .watches_units
             .get_or_try_init(|| self.call(bus::add_match(systemd1::MATCH_PROPERTIES)))
-            .await
-            .map(|()| ())
+            .await?;
+        Ok(())
     }
 
     /// Queue a job and wait until it ends. `timeout` none = as long as it takes.

@@ -139,7 +139,7 @@ impl Connection {
         if self.watches_jobs || self.unique_name.is_none() {
             return Ok(());
         }
-        self.call(bus::add_match(systemd1::MATCH_MANAGER))?;
+        self.call(bus::add_match(systemd1::MATCH_JOBS))?;
         self.subscribe()?;
         self.watches_jobs = true;
         Ok(())
@@ -221,12 +221,11 @@ impl Connection {
     /// One message, or none when the deadline is over.
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Error> {
         loop {
-            if let Some(length) = Message::length(&self.incoming).map_err(Error::Decode)? {
-                if self.incoming.len() >= length {
-                    let rest = self.incoming.split_off(length);
-                    let bytes = std::mem::replace(&mut self.incoming, rest);
-                    return Message::parse(&bytes).map(Some).map_err(Error::Decode);
-                }
+            let length = Message::length(&self.incoming).map_err(Error::Decode)?;
+            if let Some(length) = length.filter(|length| self.incoming.len() >= *length) {
+                let rest = self.incoming.split_off(length);
+                let bytes = std::mem::replace(&mut self.incoming, rest);
+                return Message::parse(&bytes).map(Some).map_err(Error::Decode);
             }
             if !self.fill(deadline)? {
                 return Ok(None);

@@ -32,6 +32,8 @@ pub mod hostname1;
 pub mod login1;
 pub mod names;
 pub mod properties;
+#[cfg(feature = "snapshot")]
+pub mod snapshot;
 pub mod systemd1;
 pub mod wire;
 

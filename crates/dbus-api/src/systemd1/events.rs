@@ -9,6 +9,9 @@ use crate::wire::{Kind, Message, Value};
 /// Match rule for the manager's signals.
 pub const MATCH_MANAGER: &str = "type='signal',sender='org.freedesktop.systemd1',\
 path='/org/freedesktop/systemd1',interface='org.freedesktop.systemd1.Manager'";
+/// Match rule for the ends of jobs, all that waiting for one needs.
+pub const MATCH_JOBS: &str = "type='signal',sender='org.freedesktop.systemd1',\
+path='/org/freedesktop/systemd1',interface='org.freedesktop.systemd1.Manager',member='JobRemoved'";
 /// Match rule for changes of units' properties.
 pub const MATCH_PROPERTIES: &str = "type='signal',sender='org.freedesktop.systemd1',\
 path_namespace='/org/freedesktop/systemd1/unit',interface='org.freedesktop.DBus.Properties',\

@@ -16,7 +16,7 @@ pub use calls::{
     unit_by_invocation_id, unit_by_pid, unit_file_state, unit_processes, unit_properties,
     unit_property, unmask_unit_files, unref_unit, unset_environment, unsubscribe,
 };
-pub use events::{Event, MATCH_MANAGER, MATCH_PROPERTIES};
+pub use events::{Event, MATCH_JOBS, MATCH_MANAGER, MATCH_PROPERTIES};
 pub use types::{
     FileChange, Job, JobEntry, JobMode, JobResult, Process, TransientProperty, UnitFile, UnitPath,
     UnitStatus, Verb,
