@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accel;
+pub mod examples;
 pub mod image;
 pub mod machine;
 pub mod oci;

@@ -1,3 +1,117 @@
-//! Developer and user entry points.
+//! `cargo xtask`: the entry points of developers and users.
+//!
+//! Owns: what has to be installed, built and run, in which order, for `up`, `test`, `image`, `bench` and `tidy`. The
+//! machines themselves are `qemu-tests`, the image is `image-build`.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod image;
+mod layers;
+mod setup;
+mod test;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Builds, runs and tests Flotilla.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = "Example:\n  cargo xtask up --machines 3\n  cargo xtask ssh 1 -- fleetctl list-machines\n  cargo xtask down")]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Debug, Subcommand)]
+enum Cmd {
+    /// Builds the image and boots a cluster in QEMU with a container on it.
+    Up(cluster::UpArgs),
+    /// Ends the cluster of `up`: exactly the processes that it started.
+    Down,
+    /// Runs a command on machine N, or opens a shell there.
+    Ssh {
+        /// Machine number, from 1.
+        n: u8,
+        /// Command and arguments; its output and exit status are passed on.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Attaches to the serial console of machine N (ctrl-] ends).
+    Console {
+        /// Machine number, from 1.
+        n: u8,
+    },
+    /// Formatting, lints, unit, property, integration and QEMU tests.
+    Test {
+        /// Run one suite only: fmt, clippy, unit, tidy, qemu, or a test file of qemu-tests.
+        suite: Option<String>,
+    },
+    /// Builds programs and image into build/image.
+    Image {
+        #[command(subcommand)]
+        action: Option<ImageAction>,
+        /// Debian mirror to use in place of the host's own.
+        #[arg(long)]
+        mirror: Option<String>,
+        /// Build even where nothing changed.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Checks layers, documents and manifests.
+    Tidy,
+    /// Installs the host packages that the other commands need.
+    Setup,
+    /// Prints a completion script.
+    Completion {
+        /// bash, zsh or fish.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageAction {
+    /// Resolves the package list against the mirror and writes packages.lock.
+    UpdateLock,
+}
+
+/// The checkout's top directory.
+fn top() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(e) = std::env::set_current_dir(top()) {
+        eprintln!("xtask: cannot enter {}: {e}", top().display());
+        return ExitCode::FAILURE;
+    }
+    match run(&cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Cmd) -> anyhow::Result<ExitCode> {
+    match command {
+        Cmd::Up(args) => cluster::up(args)?,
+        Cmd::Down => cluster::down()?,
+        Cmd::Ssh { n, command } => return cluster::ssh(*n, command),
+        Cmd::Console { n } => return cluster::console(*n),
+        Cmd::Test { suite } => test::run(suite.as_deref())?,
+        Cmd::Image { action: Some(ImageAction::UpdateLock), mirror, .. } => image::update_lock(mirror.as_deref())?,
+        Cmd::Image { action: None, mirror, force } => image::build(mirror.as_deref(), *force)?,
+        Cmd::Tidy => tidy::run()?,
+        Cmd::Setup => setup::install(setup::ALL)?,
+        Cmd::Completion { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "cargo-xtask", &mut std::io::stdout());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,65 @@
+//! Debian packages that the host needs, said before they are installed.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// For `up`: building the image and running machines.
+pub const UP: &[&str] = &[
+    "apt", "ca-certificates", "debian-archive-keyring", "docker-registry", "dosfstools", "gcc", "kmod", "libc6-dev", "libseccomp-dev",
+    "mtools", "openssh-client", "ovmf", "pkg-config", "protobuf-compiler", "qemu-system-x86", "qemu-utils", "skopeo", "vde2",
+];
+
+/// For `test`: what `up` needs, and the real programs that ours are held against.
+pub const ALL: &[&str] = &[
+    "apt", "ca-certificates", "debian-archive-keyring", "docker-registry", "dosfstools", "gcc", "kmod", "libc6-dev", "libseccomp-dev",
+    "mtools", "openssh-client", "ovmf", "pkg-config", "protobuf-compiler", "qemu-system-x86", "qemu-utils", "skopeo", "vde2",
+    "busybox-static", "cpio", "cryptsetup-bin", "curl", "dnsmasq-base", "e2fsprogs", "etcd-server", "etcd-client", "gdisk", "genisoimage",
+    "iproute2", "iputils-ping", "nftables", "systemd", "util-linux", "xz-utils", "zstd",
+];
+
+/// Installs what is missing of `packages`, after saying what.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().copied().filter(|p| !installed(p)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("Installing Debian packages: {}", missing.join(" "));
+    let root = rustix::process::geteuid().is_root();
+    if !root && !program("sudo") {
+        bail!("these packages are missing and there is no sudo: apt-get install {}", missing.join(" "));
+    }
+    let apt = |args: &[&str]| -> Result<()> {
+        let mut c = if root { Command::new("apt-get") } else { Command::new("sudo") };
+        if !root {
+            c.arg("apt-get");
+        }
+        let status = c
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()
+            .context("cannot run apt-get")?;
+        if !status.success() {
+            bail!("apt-get {} failed; run it by hand to see why", args.join(" "));
+        }
+        Ok(())
+    };
+    apt(&["update", "-q"])?;
+    let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
+    args.extend(&missing);
+    apt(&args)
+}
+
+fn installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["-W", "-f", "${db:Status-Status}", package])
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|o| o.stdout == b"installed")
+}
+
+fn program(name: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(name).is_file()))
+}

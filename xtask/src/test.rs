@@ -1,0 +1,69 @@
+//! `cargo xtask test`: what CI runs. All checks run; failures are reported together at the end.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{image, setup, tidy};
+
+/// Runs one suite, or all of them.
+pub fn run(suite: Option<&str>) -> Result<()> {
+    setup::install(setup::ALL)?;
+    let mut failed = Vec::new();
+    let mut step = |name: &str, f: &dyn Fn() -> Result<()>| {
+        let start = Instant::now();
+        eprintln!("--- {name}");
+        match f() {
+            Ok(()) => eprintln!("--- {name}: ok ({} s)", start.elapsed().as_secs()),
+            Err(e) => {
+                eprintln!("--- {name}: FAILED ({} s): {e:#}", start.elapsed().as_secs());
+                failed.push(name.to_string());
+            }
+        }
+    };
+    let all = suite.is_none();
+    let wants = |s: &str| all || suite == Some(s);
+    if wants("fmt") {
+        step("fmt", &|| cargo(&["fmt", "--all", "--check"]));
+    }
+    if wants("tidy") {
+        step("tidy", &tidy::run);
+    }
+    if wants("clippy") {
+        step("clippy", &|| cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]));
+    }
+    if wants("unit") {
+        step("unit", &|| cargo(&["test", "--workspace", "--exclude", "qemu-tests", "--locked", "--quiet"]));
+    }
+    let qemu = suite.filter(|s| !["fmt", "tidy", "clippy", "unit", "qemu"].contains(s));
+    if all || suite == Some("qemu") || qemu.is_some() {
+        step("image", &|| image::build(None, false));
+        step("qemu", &|| {
+            let mut args = vec!["test", "-p", "qemu-tests", "--locked", "--no-fail-fast"];
+            if let Some(name) = qemu {
+                args.extend(["--test", name]);
+            }
+            args.extend(["--", "--test-threads=1", "--nocapture"]);
+            cargo(&args)
+        });
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!("failed: {}", failed.join(", "));
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(args)
+        .env("FLOTILLA_STATIC", image::static_dir())
+        .env("LIBSECCOMP_LINK_TYPE", "static")
+        .env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu")
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("cargo {}: {status}", args[0]);
+    }
+    Ok(())
+}
