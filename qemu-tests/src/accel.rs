@@ -43,7 +43,11 @@ pub fn probe(kernel: &Path, cache: &Path) -> Result<Accel> {
         Ok("tcg") => return Ok(Accel::Tcg),
         _ => {}
     }
-    let accel = if Path::new("/dev/kvm").exists() && boots_under_kvm(kernel)? { Accel::Kvm } else { Accel::Tcg };
+    let accel = if Path::new("/dev/kvm").exists() && boots_under_kvm(kernel)? {
+        Accel::Kvm
+    } else {
+        Accel::Tcg
+    };
     std::fs::create_dir_all(cache)?;
     std::fs::write(&note, if accel == Accel::Kvm { "kvm" } else { "tcg" })?;
     Ok(accel)
@@ -53,7 +57,16 @@ fn boots_under_kvm(kernel: &Path) -> Result<bool> {
     let log = tempfile_path();
     let mut child = Command::new("qemu-system-x86_64")
         .args(Accel::Kvm.args())
-        .args(["-m", "256", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
+        .args([
+            "-m",
+            "256",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-serial",
+        ])
         .arg(format!("file:{}", log.display()))
         .arg("-kernel")
         .arg(kernel)
@@ -66,9 +79,13 @@ fn boots_under_kvm(kernel: &Path) -> Result<bool> {
     let start = Instant::now();
     let mut booted = false;
     while start.elapsed() < Duration::from_secs(10) && !booted {
-        booted = std::fs::read_to_string(&log).unwrap_or_default().contains("Unable to mount root fs");
+        booted = std::fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("Unable to mount root fs");
         if matches!(child.try_wait(), Ok(Some(_))) {
-            booted = std::fs::read_to_string(&log).unwrap_or_default().contains("Unable to mount root fs");
+            booted = std::fs::read_to_string(&log)
+                .unwrap_or_default()
+                .contains("Unable to mount root fs");
             break;
         }
         std::thread::sleep(Duration::from_millis(100));

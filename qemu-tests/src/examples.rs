@@ -14,7 +14,9 @@ pub const WEB_ANNOUNCE: &str = include_str!("../examples/web-announce@.service")
 /// [`ETCD_MEMBER`] for machine `number` of `total`: host and member name, and the list of members.
 #[must_use]
 pub fn etcd_member(number: u8, total: u8) -> String {
-    let cluster: Vec<String> = (1..=total).map(|n| format!("node{n}=http://10.0.2.{}:2380", 10 + u16::from(n))).collect();
+    let cluster: Vec<String> = (1..=total)
+        .map(|n| format!("node{n}=http://10.0.2.{}:2380", 10 + u16::from(n)))
+        .collect();
     ETCD_MEMBER
         .lines()
         .map(|line| {
@@ -46,7 +48,12 @@ mod tests {
     fn a_member_differs_from_the_example_in_its_names_only() {
         assert_eq!(etcd_member(1, 3), ETCD_MEMBER);
         let two = etcd_member(2, 3);
-        let differing: Vec<&str> = two.lines().zip(ETCD_MEMBER.lines()).filter(|(a, b)| a != b).map(|(a, _)| a).collect();
+        let differing: Vec<&str> = two
+            .lines()
+            .zip(ETCD_MEMBER.lines())
+            .filter(|(a, b)| a != b)
+            .map(|(a, _)| a)
+            .collect();
         assert_eq!(differing, ["hostname: node2", "    name: node2"]);
     }
 }

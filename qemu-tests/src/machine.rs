@@ -104,12 +104,24 @@ pub struct Machine {
 
 impl Machine {
     /// Makes disk and seed in `dir` and starts it on the LAN of `switch`.
-    pub fn start(spec: MachineSpec, image: &Image, accel: Accel, dir: &Path, switch: &Path, key: &Path, detach: bool) -> Result<Machine> {
+    pub fn start(
+        spec: MachineSpec,
+        image: &Image,
+        accel: Accel,
+        dir: &Path,
+        switch: &Path,
+        key: &Path,
+        detach: bool,
+    ) -> Result<Machine> {
         let dir = dir.join(&spec.name);
         fs::create_dir_all(&dir)?;
         let disk = dir.join("disk.qcow2");
         if !disk.exists() {
-            qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"], &[&image.file("flotilla.qcow2"), &disk], &[&spec.disk])?;
+            qemu_img(
+                &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"],
+                &[&image.file("flotilla.qcow2"), &disk],
+                &[&spec.disk],
+            )?;
         }
         for (i, size) in spec.more_disks.iter().enumerate() {
             let p = dir.join(format!("disk{}.qcow2", i + 2));
@@ -118,7 +130,8 @@ impl Machine {
             }
         }
         if spec.firmware == Firmware::Uefi && !dir.join("vars.fd").exists() {
-            fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", dir.join("vars.fd")).context("no OVMF (package ovmf)")?;
+            fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", dir.join("vars.fd"))
+                .context("no OVMF (package ovmf)")?;
         }
         if let Some(s) = &spec.seed {
             seed::write(s, &dir.join("seed.img"))?;
@@ -143,11 +156,18 @@ impl Machine {
         self.boots += 1;
         let console = self.console_path();
         if console.exists() {
-            fs::rename(&console, self.dir.join(format!("console.{}", self.boots - 1)))?;
+            fs::rename(
+                &console,
+                self.dir.join(format!("console.{}", self.boots - 1)),
+            )?;
         }
         let mut c = Command::new("qemu-system-x86_64");
         self.args(&mut c, &console);
-        self.qemu = Some(Owned::start(&mut c, &self.dir.join("qemu.log"), self.detach)?);
+        self.qemu = Some(Owned::start(
+            &mut c,
+            &self.dir.join("qemu.log"),
+            self.detach,
+        )?);
         Ok(())
     }
 
@@ -159,32 +179,77 @@ impl Machine {
         if !s.reboots {
             c.arg("-no-reboot");
         }
-        c.arg("-chardev").arg(format!("socket,id=con,path={},server=on,wait=off,logfile={}", self.dir.join("console.sock").display(), console.display()));
+        c.arg("-chardev").arg(format!(
+            "socket,id=con,path={},server=on,wait=off,logfile={}",
+            self.dir.join("console.sock").display(),
+            console.display()
+        ));
         c.args(["-serial", "chardev:con"]);
-        c.arg("-monitor").arg(format!("unix:{},server=on,wait=off", self.dir.join("mon").display()));
-        c.args(["-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset"]);
-        c.arg("-netdev").arg(format!("vde,id=n0,sock={}", self.switch.display()));
-        c.arg("-device").arg(format!("virtio-net-pci,netdev=n0,mac={},romfile=", s.mac()));
-        c.arg("-drive").arg(format!("file={},if=none,id=d0,format=qcow2,cache=writeback,discard=unmap", self.dir.join("disk.qcow2").display()));
-        c.args(["-device", "virtio-blk-pci,drive=d0,bootindex=1,serial=system"]);
+        c.arg("-monitor").arg(format!(
+            "unix:{},server=on,wait=off",
+            self.dir.join("mon").display()
+        ));
+        c.args([
+            "-device",
+            "virtio-rng-pci",
+            "-device",
+            "i6300esb",
+            "-action",
+            "watchdog=reset",
+        ]);
+        c.arg("-netdev")
+            .arg(format!("vde,id=n0,sock={}", self.switch.display()));
+        c.arg("-device")
+            .arg(format!("virtio-net-pci,netdev=n0,mac={},romfile=", s.mac()));
+        c.arg("-drive").arg(format!(
+            "file={},if=none,id=d0,format=qcow2,cache=writeback,discard=unmap",
+            self.dir.join("disk.qcow2").display()
+        ));
+        c.args([
+            "-device",
+            "virtio-blk-pci,drive=d0,bootindex=1,serial=system",
+        ]);
         for i in 0..s.more_disks.len() {
             let p = self.dir.join(format!("disk{}.qcow2", i + 2));
-            c.arg("-drive").arg(format!("file={},if=none,id=d{},format=qcow2", p.display(), i + 1));
-            c.arg("-device").arg(format!("virtio-blk-pci,drive=d{},serial=data{}", i + 1, i + 1));
+            c.arg("-drive").arg(format!(
+                "file={},if=none,id=d{},format=qcow2",
+                p.display(),
+                i + 1
+            ));
+            c.arg("-device").arg(format!(
+                "virtio-blk-pci,drive=d{},serial=data{}",
+                i + 1,
+                i + 1
+            ));
         }
         if s.seed.is_some() {
-            c.arg("-drive").arg(format!("file={},if=none,id=seed,format=raw,readonly=on", self.dir.join("seed.img").display()));
+            c.arg("-drive").arg(format!(
+                "file={},if=none,id=seed,format=raw,readonly=on",
+                self.dir.join("seed.img").display()
+            ));
             c.args(["-device", "virtio-blk-pci,drive=seed,serial=seed"]);
         }
         match s.firmware {
             Firmware::Direct => {
-                c.arg("-kernel").arg(self.image.file("vmlinuz")).arg("-initrd").arg(self.image.file("initrd"));
-                c.arg("-append").arg(format!("{} console=ttyS0,115200 {}", self.image.cmdline, s.append));
+                c.arg("-kernel")
+                    .arg(self.image.file("vmlinuz"))
+                    .arg("-initrd")
+                    .arg(self.image.file("initrd"));
+                c.arg("-append").arg(format!(
+                    "{} console=ttyS0,115200 {}",
+                    self.image.cmdline, s.append
+                ));
             }
             Firmware::Bios => {}
             Firmware::Uefi => {
-                c.args(["-drive", "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd"]);
-                c.arg("-drive").arg(format!("if=pflash,format=raw,file={}", self.dir.join("vars.fd").display()));
+                c.args([
+                    "-drive",
+                    "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+                ]);
+                c.arg("-drive").arg(format!(
+                    "if=pflash,format=raw,file={}",
+                    self.dir.join("vars.fd").display()
+                ));
             }
         }
     }
@@ -222,7 +287,9 @@ impl Machine {
     /// Waits until QEMU has ended by itself.
     pub fn wait_ended(&mut self, limit: Duration) -> Result<()> {
         let limit = self.accel.scale(limit);
-        let Some(q) = &mut self.qemu else { return Ok(()) };
+        let Some(q) = &mut self.qemu else {
+            return Ok(());
+        };
         wait_for("the machine to end", limit, || Ok(q.ended().then_some(())))?;
         self.qemu = None;
         Ok(())
@@ -241,7 +308,11 @@ impl Machine {
 
     /// Runs `script` on the machine as core, whatever its exit status.
     pub fn try_ssh(&self, script: &str) -> Result<Output> {
-        Ok(self.ssh_command().arg(script).stdin(Stdio::null()).output()?)
+        Ok(self
+            .ssh_command()
+            .arg(script)
+            .stdin(Stdio::null())
+            .output()?)
     }
 
     /// Runs `script` on the machine as core; a failure carries what it said.
@@ -249,7 +320,12 @@ impl Machine {
         let out = self.try_ssh(script)?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         if !out.status.success() {
-            bail!("{}: `{script}` ended with {}:\n{text}{}", self.spec.name, out.status, String::from_utf8_lossy(&out.stderr));
+            bail!(
+                "{}: `{script}` ended with {}:\n{text}{}",
+                self.spec.name,
+                out.status,
+                String::from_utf8_lossy(&out.stderr)
+            );
         }
         Ok(text)
     }
@@ -265,11 +341,17 @@ impl Machine {
             if text.contains("Kernel panic") {
                 return Ok(Some(false));
             }
-            Ok(self.try_ssh("true").is_ok_and(|o| o.status.success()).then_some(true))
+            Ok(self
+                .try_ssh("true")
+                .is_ok_and(|o| o.status.success())
+                .then_some(true))
         });
         match result {
             Ok(true) => Ok(()),
-            Ok(false) => bail!("{name} died: kernel panic. Console:\n{}", self.console_tail()),
+            Ok(false) => bail!(
+                "{name} died: kernel panic. Console:\n{}",
+                self.console_tail()
+            ),
             Err(e) => Err(e.context(format!("console of {name}:\n{}", self.console_tail()))),
         }
     }
@@ -277,7 +359,9 @@ impl Machine {
     /// Waits until `script` succeeds on the machine; returns its output.
     pub fn wait_until(&self, what: &str, limit: Duration, script: &str) -> Result<String> {
         let limit = self.accel.scale(limit);
-        wait_for(&format!("{what} on {}", self.spec.name), limit, || self.ssh(script).map(Some))
+        wait_for(&format!("{what} on {}", self.spec.name), limit, || {
+            self.ssh(script).map(Some)
+        })
     }
 
     /// The end of the console.
@@ -295,8 +379,14 @@ pub fn ssh_command(key: &Path, port: u16) -> Command {
     let mut c = Command::new("ssh");
     c.arg("-i").arg(key).args(["-p", &port.to_string(), "-q"]);
     for o in [
-        "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes", "BatchMode=yes", "ConnectTimeout=5",
-        "ServerAliveInterval=5", "ServerAliveCountMax=6", "LogLevel=ERROR",
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "IdentitiesOnly=yes",
+        "BatchMode=yes",
+        "ConnectTimeout=5",
+        "ServerAliveInterval=5",
+        "ServerAliveCountMax=6",
+        "LogLevel=ERROR",
     ] {
         c.args(["-o", o]);
     }
@@ -318,11 +408,21 @@ pub fn ssh_key(dir: &Path) -> Result<(PathBuf, String)> {
             bail!("ssh-keygen: {}", String::from_utf8_lossy(&out.stderr));
         }
     }
-    Ok((key.clone(), fs::read_to_string(key.with_extension("pub"))?.trim().to_string()))
+    Ok((
+        key.clone(),
+        fs::read_to_string(key.with_extension("pub"))?
+            .trim()
+            .to_string(),
+    ))
 }
 
 fn qemu_img(before: &[&str], paths: &[&Path], after: &[&str]) -> Result<()> {
-    let out = Command::new("qemu-img").args(before).args(paths).args(after).output().context("cannot run qemu-img (package qemu-utils)")?;
+    let out = Command::new("qemu-img")
+        .args(before)
+        .args(paths)
+        .args(after)
+        .output()
+        .context("cannot run qemu-img (package qemu-utils)")?;
     if !out.status.success() {
         bail!("qemu-img: {}", String::from_utf8_lossy(&out.stderr));
     }

@@ -32,8 +32,11 @@ pub fn layout(spec: Spec<'_>, dir: &Path) -> Result<()> {
     let mut gz = GzEncoder::new(Vec::new(), Compression::new(6));
     gz.write_all(&tar)?;
     let layer = put(&blobs, &gz.finish()?)?;
-    let exposed: serde_json::Map<String, serde_json::Value> =
-        spec.ports.iter().map(|p| (format!("{p}/tcp"), serde_json::json!({}))).collect();
+    let exposed: serde_json::Map<String, serde_json::Value> = spec
+        .ports
+        .iter()
+        .map(|p| (format!("{p}/tcp"), serde_json::json!({})))
+        .collect();
     let config = put(
         &blobs,
         &serde_json::to_vec(&serde_json::json!({
@@ -65,18 +68,28 @@ pub fn layout(spec: Spec<'_>, dir: &Path) -> Result<()> {
 /// Pushes a layout to `127.0.0.1:port/name` over plain HTTP.
 pub fn push(dir: &Path, port: u16, name: &str) -> Result<()> {
     let out = Command::new("skopeo")
-        .args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", &format!("oci:{}:latest", dir.display())])
+        .args([
+            "--insecure-policy",
+            "copy",
+            "-q",
+            "--dest-tls-verify=false",
+            &format!("oci:{}:latest", dir.display()),
+        ])
         .arg(format!("docker://127.0.0.1:{port}/{name}:latest"))
         .output()
         .context("cannot run skopeo (package skopeo)")?;
     if !out.status.success() {
-        bail!("cannot push {name}: {}", String::from_utf8_lossy(&out.stderr));
+        bail!(
+            "cannot push {name}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
     Ok(())
 }
 
 fn layer(spec: Spec<'_>) -> Result<Vec<u8>> {
-    let program = fs::read(spec.program).with_context(|| format!("cannot read {}", spec.program.display()))?;
+    let program = fs::read(spec.program)
+        .with_context(|| format!("cannot read {}", spec.program.display()))?;
     let mut b = tar::Builder::new(Vec::new());
     for dir in ["tmp/", "etc/", "proc/", "sys/", "dev/"] {
         let mut h = tar::Header::new_ustar();
@@ -95,7 +108,10 @@ fn layer(spec: Spec<'_>) -> Result<Vec<u8>> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 fn put(blobs: &Path, bytes: &[u8]) -> Result<(String, usize)> {

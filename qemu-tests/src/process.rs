@@ -26,8 +26,13 @@ impl Owned {
         } else {
             command.stdin(Stdio::piped());
         }
-        let child = command.spawn().with_context(|| format!("cannot start {name}; is it installed?"))?;
-        Ok(Owned { child, keep: detach })
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {name}; is it installed?"))?;
+        Ok(Owned {
+            child,
+            keep: detach,
+        })
     }
 
     /// The process's id.
@@ -57,7 +62,11 @@ impl Drop for Owned {
 }
 
 /// Calls `ready` until it gives a value or `limit` is over; `what` names it in the error.
-pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut ready: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     let mut last = None;
     loop {
@@ -68,7 +77,10 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Resul
         }
         if start.elapsed() >= limit {
             match last {
-                Some(e) => return Err(e).with_context(|| format!("waited {} s for {what}", limit.as_secs())),
+                Some(e) => {
+                    return Err(e)
+                        .with_context(|| format!("waited {} s for {what}", limit.as_secs()));
+                }
                 None => bail!("waited {} s for {what}", limit.as_secs()),
             }
         }

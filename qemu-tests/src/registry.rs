@@ -41,8 +41,16 @@ impl Registry {
         let mut c = Command::new("docker-registry");
         c.arg("serve").arg(&config);
         let process = Owned::start(&mut c, &dir.join("log"), detach)?;
-        wait_for("the registry", Duration::from_secs(20), || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(())))?;
-        Ok(Registry { process, port, dir: dir.into() })
+        wait_for("the registry", Duration::from_secs(20), || {
+            Ok(TcpStream::connect(("127.0.0.1", port))
+                .is_ok()
+                .then_some(()))
+        })?;
+        Ok(Registry {
+            process,
+            port,
+            dir: dir.into(),
+        })
     }
 
     /// Pid, for the cluster's record.

@@ -32,16 +32,42 @@ impl Segment {
             c.arg("-d").arg("-p").arg(dir.join("switch.pid")); // it would end with its standard input
         }
         let switch = Owned::start(&mut c, &dir.join("switch.log"), detach)?;
-        wait_for("the switch's socket", Duration::from_secs(10), || Ok(sock.join("ctl").exists().then_some(())))?;
+        wait_for("the switch's socket", Duration::from_secs(10), || {
+            Ok(sock.join("ctl").exists().then_some(()))
+        })?;
         let monitor = dir.join("gw.mon");
         let mut c = Command::new("qemu-system-x86_64");
-        c.args(["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-monitor"])
-            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
-            .args(["-netdev", "user,id=u,net=10.0.2.0/24,dhcpstart=10.0.2.100", "-netdev", "hubport,id=hu,hubid=0,netdev=u"])
-            .args(["-netdev", &format!("vde,id=v,sock={}", sock.display()), "-netdev", "hubport,id=hv,hubid=0,netdev=v"]);
+        c.args([
+            "-machine",
+            "none",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-monitor",
+        ])
+        .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+        .args([
+            "-netdev",
+            "user,id=u,net=10.0.2.0/24,dhcpstart=10.0.2.100",
+            "-netdev",
+            "hubport,id=hu,hubid=0,netdev=u",
+        ])
+        .args([
+            "-netdev",
+            &format!("vde,id=v,sock={}", sock.display()),
+            "-netdev",
+            "hubport,id=hv,hubid=0,netdev=v",
+        ]);
         let gateway = Owned::start(&mut c, &dir.join("gw.log"), detach)?;
-        wait_for("the gateway's monitor", Duration::from_secs(10), || Ok(monitor.exists().then_some(())))?;
-        Ok(Segment { dir: dir.into(), switch, gateway })
+        wait_for("the gateway's monitor", Duration::from_secs(10), || {
+            Ok(monitor.exists().then_some(()))
+        })?;
+        Ok(Segment {
+            dir: dir.into(),
+            switch,
+            gateway,
+        })
     }
 
     /// The switch's socket directory, for `-netdev vde`.
@@ -53,7 +79,9 @@ impl Segment {
     /// Pids of the processes, for the cluster's record.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        let daemon = std::fs::read_to_string(self.dir.join("switch.pid")).ok().and_then(|p| p.trim().parse().ok());
+        let daemon = std::fs::read_to_string(self.dir.join("switch.pid"))
+            .ok()
+            .and_then(|p| p.trim().parse().ok());
         vec![daemon.unwrap_or(self.switch.pid()), self.gateway.pid()]
     }
 
@@ -68,7 +96,10 @@ impl Segment {
 
 /// [`Segment::forward`] for a cluster that runs already, by its directory.
 pub fn forward(dir: &Path, host: u16, to: &str, port: u16) -> Result<()> {
-    let said = monitor(&dir.join("gw.mon"), &format!("hostfwd_add u tcp:127.0.0.1:{host}-{to}:{port}"))?;
+    let said = monitor(
+        &dir.join("gw.mon"),
+        &format!("hostfwd_add u tcp:127.0.0.1:{host}-{to}:{port}"),
+    )?;
     if said.contains("could not") || said.contains("invalid") {
         bail!("cannot forward 127.0.0.1:{host} to {to}:{port}: {said}");
     }
@@ -77,13 +108,21 @@ pub fn forward(dir: &Path, host: u16, to: &str, port: u16) -> Result<()> {
 
 /// Says one line to a QEMU monitor socket and returns the answer.
 pub fn monitor(socket: &Path, line: &str) -> Result<String> {
-    let mut s = UnixStream::connect(socket).with_context(|| format!("no monitor at {}", socket.display()))?;
+    let mut s = UnixStream::connect(socket)
+        .with_context(|| format!("no monitor at {}", socket.display()))?;
     s.set_read_timeout(Some(Duration::from_secs(5)))?;
     read_prompt(&mut s)?;
     writeln!(s, "{line}")?;
     let text = read_prompt(&mut s)?;
     let text: String = text.replace("\r", "");
-    Ok(text.lines().skip(1).collect::<Vec<_>>().join("\n").trim_end_matches("(qemu) ").trim().to_string())
+    Ok(text
+        .lines()
+        .skip(1)
+        .collect::<Vec<_>>()
+        .join("\n")
+        .trim_end_matches("(qemu) ")
+        .trim()
+        .to_string())
 }
 
 fn read_prompt(s: &mut UnixStream) -> Result<String> {

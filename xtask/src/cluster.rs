@@ -70,8 +70,16 @@ struct Recorded {
 /// Builds the image and starts the cluster.
 pub fn up(args: &UpArgs) -> Result<()> {
     setup::install(setup::UP)?;
-    let forwards = args.forward.iter().map(|f| parse_forward(f, args.machines)).collect::<Result<Vec<_>>>()?;
-    let user_data = args.cloud_config.as_ref().map(|p| fs::read_to_string(p).with_context(|| format!("cannot read {}", p.display()))).transpose()?;
+    let forwards = args
+        .forward
+        .iter()
+        .map(|f| parse_forward(f, args.machines))
+        .collect::<Result<Vec<_>>>()?;
+    let user_data = args
+        .cloud_config
+        .as_ref()
+        .map(|p| fs::read_to_string(p).with_context(|| format!("cannot read {}", p.display())))
+        .transpose()?;
     fs::create_dir_all(DIR)?;
     let _lock = lock()?;
     if let Some(state) = load()? {
@@ -85,30 +93,74 @@ pub fn up(args: &UpArgs) -> Result<()> {
     image::build(args.mirror.as_deref(), false)?;
     let image = Image::at(Path::new("build/image"))?;
     let accel = accel::probe(&image.file("vmlinuz"), Path::new("build/cache"))?;
-    say(&format!("starting {} machines under {}", args.machines, if accel == accel::Accel::Kvm { "KVM" } else { "emulation (KVM does not boot a guest here)" }));
+    say(&format!(
+        "starting {} machines under {}",
+        args.machines,
+        if accel == accel::Accel::Kvm {
+            "KVM"
+        } else {
+            "emulation (KVM does not boot a guest here)"
+        }
+    ));
 
     let dir = Path::new(DIR).canonicalize()?;
-    let mut state = State { port_base: args.port_base, machines: args.machines, processes: Vec::new() };
-    let result = bring_up(args, &image, accel, &dir, user_data.as_deref(), &forwards, &mut state);
+    let mut state = State {
+        port_base: args.port_base,
+        machines: args.machines,
+        processes: Vec::new(),
+    };
+    let result = bring_up(
+        args,
+        &image,
+        accel,
+        &dir,
+        user_data.as_deref(),
+        &forwards,
+        &mut state,
+    );
     save(&state)?;
     if result.is_err() {
-        eprintln!("xtask: the machines stay up for a look (`cargo xtask console N`, {DIR}); `cargo xtask down` ends them");
+        eprintln!(
+            "xtask: the machines stay up for a look (`cargo xtask console N`, {DIR}); `cargo xtask down` ends them"
+        );
     }
     result
 }
 
-fn bring_up(args: &UpArgs, image: &Image, accel: accel::Accel, dir: &Path, user_data: Option<&str>, forwards: &[(u16, u8, u16)], state: &mut State) -> Result<()> {
+fn bring_up(
+    args: &UpArgs,
+    image: &Image,
+    accel: accel::Accel,
+    dir: &Path,
+    user_data: Option<&str>,
+    forwards: &[(u16, u8, u16)],
+    state: &mut State,
+) -> Result<()> {
     let (key, public) = machine::ssh_key(dir)?;
     let registry = Registry::start(&dir.join("registry"), 5000, true)?;
     state.record("registry", registry.pid());
     let web = image::static_dir().join("web");
-    registry.publish("web", oci::Spec { program: &web, name: "web", command: &["/web", "8080"], ports: &[8080] })?;
+    registry.publish(
+        "web",
+        oci::Spec {
+            program: &web,
+            name: "web",
+            command: &["/web", "8080"],
+            ports: &[8080],
+        },
+    )?;
     let lan = Segment::start(dir, true)?;
     for pid in lan.pids() {
         state.record("lan", pid);
     }
     save(state)?;
-    let firmware = if args.bios { Firmware::Bios } else if args.uefi { Firmware::Uefi } else { Firmware::Direct };
+    let firmware = if args.bios {
+        Firmware::Bios
+    } else if args.uefi {
+        Firmware::Uefi
+    } else {
+        Firmware::Direct
+    };
     let started = Instant::now();
     let mut machines = Vec::new();
     for n in 1..=args.machines {
@@ -117,7 +169,8 @@ fn bring_up(args: &UpArgs, image: &Image, accel: accel::Accel, dir: &Path, user_
         spec.firmware = firmware;
         spec.seed = Some(Seed {
             meta_data: format!("instance-id: up-{n}\nlocal-hostname: node{n}\n"),
-            user_data: user_data.map_or_else(|| examples::etcd_member(n, args.machines), str::to_string),
+            user_data: user_data
+                .map_or_else(|| examples::etcd_member(n, args.machines), str::to_string),
             vendor_data: examples::vendor_data(&public, 5000),
             network_config: Some(spec.static_network()),
         });
@@ -133,7 +186,11 @@ fn bring_up(args: &UpArgs, image: &Image, accel: accel::Accel, dir: &Path, user_
     }
     for m in &mut machines {
         m.wait_ssh(Duration::from_secs(240))?;
-        say(&format!("{} answers ssh after {} s", m.spec.name, started.elapsed().as_secs()));
+        say(&format!(
+            "{} answers ssh after {} s",
+            m.spec.name,
+            started.elapsed().as_secs()
+        ));
     }
     if user_data.is_none() {
         run_web(args, &machines)?;
@@ -147,15 +204,29 @@ fn run_web(args: &UpArgs, machines: &[Machine]) -> Result<()> {
     let first = &machines[0];
     let want = usize::from(args.machines);
     say("waiting for etcd and fleet");
-    first.wait_until("all machines in fleet", Duration::from_secs(300), &format!("test $(fleetctl list-machines --no-legend | wc -l) -eq {want}"))?;
+    first.wait_until(
+        "all machines in fleet",
+        Duration::from_secs(300),
+        &format!("test $(fleetctl list-machines --no-legend | wc -l) -eq {want}"),
+    )?;
     println!("{}", first.ssh("fleetctl list-machines")?);
     upload(first, "web@.service", examples::WEB)?;
     let units: Vec<String> = (1..=want).map(|n| format!("web@{n}")).collect();
-    first.ssh(&format!("fleetctl submit web@.service && fleetctl start --no-block {}", units.join(" ")))?;
+    first.ssh(&format!(
+        "fleetctl submit web@.service && fleetctl start --no-block {}",
+        units.join(" ")
+    ))?;
     for n in 1..=args.machines {
         let port = args.port_base + 80 + u16::from(n);
-        let body = wait_for(&format!("the web container of node{n}"), Duration::from_secs(300), || Ok(http_get(port).ok()))?;
-        say(&format!("http://127.0.0.1:{port}/ answers: {}", body.trim()));
+        let body = wait_for(
+            &format!("the web container of node{n}"),
+            Duration::from_secs(300),
+            || Ok(http_get(port).ok()),
+        )?;
+        say(&format!(
+            "http://127.0.0.1:{port}/ answers: {}",
+            body.trim()
+        ));
     }
     println!("\n{}", first.ssh("fleetctl list-units")?);
     Ok(())
@@ -163,8 +234,16 @@ fn run_web(args: &UpArgs, machines: &[Machine]) -> Result<()> {
 
 /// Writes `text` to `name` in core's home.
 pub fn upload(m: &Machine, name: &str, text: &str) -> Result<()> {
-    let mut child = m.ssh_command().arg(format!("cat > {name}")).stdin(Stdio::piped()).spawn()?;
-    child.stdin.take().context("no pipe to ssh")?.write_all(text.as_bytes())?;
+    let mut child = m
+        .ssh_command()
+        .arg(format!("cat > {name}"))
+        .stdin(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no pipe to ssh")?
+        .write_all(text.as_bytes())?;
     if !child.wait()?.success() {
         bail!("cannot write {name} on {}", m.spec.name);
     }
@@ -191,7 +270,10 @@ fn next_steps(args: &UpArgs, web: bool) {
     println!("  cargo xtask ssh 1 -- fleetctl list-machines    the cluster's machines");
     if web {
         println!("  cargo xtask ssh 1 -- fleetctl list-units       where the web containers run");
-        println!("  curl http://127.0.0.1:{}/                    the container on node1", base + 81);
+        println!(
+            "  curl http://127.0.0.1:{}/                    the container on node1",
+            base + 81
+        );
         println!("  cargo xtask ssh 1 -- docker ps                 its container");
     }
     println!("  cargo xtask console 1                          its serial console");
@@ -211,15 +293,24 @@ pub fn down() -> Result<()> {
     };
     let mut ended = 0;
     for p in state.processes.iter().rev().filter(|p| alive(p)) {
-        if let Some(pid) = i32::try_from(p.pid).ok().and_then(rustix::process::Pid::from_raw) {
+        if let Some(pid) = i32::try_from(p.pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            if wait_for(&p.what, Duration::from_secs(3), || Ok((!alive(p)).then_some(()))).is_err() {
+            if wait_for(&p.what, Duration::from_secs(3), || {
+                Ok((!alive(p)).then_some(()))
+            })
+            .is_err()
+            {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
             ended += 1;
         }
     }
-    wait_for("the processes to end", Duration::from_secs(10), || Ok((!state.processes.iter().any(alive)).then_some(())))?;
+    wait_for("the processes to end", Duration::from_secs(10), || {
+        Ok((!state.processes.iter().any(alive)).then_some(()))
+    })?;
     forget()?;
     println!("ended {ended} processes");
     Ok(())
@@ -231,20 +322,29 @@ pub fn ssh(n: u8, command: &[String]) -> Result<ExitCode> {
     if n == 0 || n > state.machines {
         bail!("there is no machine {n}; there are 1 to {}", state.machines);
     }
-    let mut c = machine::ssh_command(&Path::new(DIR).join("id_ed25519"), state.port_base + u16::from(n));
+    let mut c = machine::ssh_command(
+        &Path::new(DIR).join("id_ed25519"),
+        state.port_base + u16::from(n),
+    );
     if command.is_empty() {
         c.arg("-t");
     } else {
         c.arg("--").args(command.iter().map(|a| quote(a)));
     }
     let status = c.status().context("cannot run ssh")?;
-    Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(255)).unwrap_or(255)))
+    Ok(ExitCode::from(
+        u8::try_from(status.code().unwrap_or(255)).unwrap_or(255),
+    ))
 }
 
 /// One word for the remote shell, unless it needs no quotes.
 fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// The serial console of machine `n`.
@@ -253,7 +353,8 @@ pub fn console(n: u8) -> Result<ExitCode> {
     if n == 0 || n > state.machines {
         bail!("there is no machine {n}; there are 1 to {}", state.machines);
     }
-    let mut socket = UnixStream::connect(Path::new(DIR).join(format!("node{n}/console.sock"))).context("the machine has no console; is it running?")?;
+    let mut socket = UnixStream::connect(Path::new(DIR).join(format!("node{n}/console.sock")))
+        .context("the machine has no console; is it running?")?;
     eprintln!("console of node{n}; ctrl-] ends");
     let raw = rustix::termios::tcgetattr(io::stdin()).ok();
     if let Some(t) = &raw {
@@ -265,7 +366,9 @@ pub fn console(n: u8) -> Result<ExitCode> {
     std::thread::spawn(move || {
         let mut buf = [0; 4096];
         while let Ok(n @ 1..) = from.read(&mut buf) {
-            let _ = io::stdout().write_all(&buf[..n]).and_then(|()| io::stdout().flush());
+            let _ = io::stdout()
+                .write_all(&buf[..n])
+                .and_then(|()| io::stdout().flush());
         }
     });
     let mut buf = [0; 256];
@@ -282,7 +385,11 @@ pub fn console(n: u8) -> Result<ExitCode> {
 
 impl State {
     fn record(&mut self, what: &str, pid: u32) {
-        self.processes.push(Recorded { what: what.into(), pid, start: start_time(pid).unwrap_or(0) });
+        self.processes.push(Recorded {
+            what: what.into(),
+            pid,
+            start: start_time(pid).unwrap_or(0),
+        });
     }
 }
 
@@ -302,13 +409,16 @@ fn alive(p: &Recorded) -> bool {
 
 fn lock() -> Result<File> {
     let f = File::create(Path::new(DIR).join("lock"))?;
-    rustix::fs::flock(&f, rustix::fs::FlockOperation::NonBlockingLockExclusive).context("another `cargo xtask up` or `down` is at work")?;
+    rustix::fs::flock(&f, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .context("another `cargo xtask up` or `down` is at work")?;
     Ok(f)
 }
 
 fn load() -> Result<Option<State>> {
     match fs::read(Path::new(DIR).join("state.json")) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text).context("build/cluster/state.json is damaged; remove build/cluster")?)),
+        Ok(text) => Ok(Some(serde_json::from_slice(&text).context(
+            "build/cluster/state.json is damaged; remove build/cluster",
+        )?)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).context("cannot read build/cluster/state.json"),
     }
@@ -329,7 +439,11 @@ fn forget() -> Result<()> {
             continue;
         }
         let p = e.path();
-        if e.file_type()?.is_dir() { fs::remove_dir_all(p)? } else { fs::remove_file(p)? }
+        if e.file_type()?.is_dir() {
+            fs::remove_dir_all(p)?
+        } else {
+            fs::remove_file(p)?
+        }
     }
     Ok(())
 }
@@ -338,7 +452,9 @@ fn ports_free(args: &UpArgs) -> Result<()> {
     for n in 1..=u16::from(args.machines) {
         for port in [args.port_base + n, args.port_base + 80 + n] {
             if TcpListener::bind(("127.0.0.1", port)).is_err() {
-                bail!("port {port} of this host is taken (`ss -tlnp sport = :{port}` shows by whom); choose others with --port-base");
+                bail!(
+                    "port {port} of this host is taken (`ss -tlnp sport = :{port}` shows by whom); choose others with --port-base"
+                );
             }
         }
     }
@@ -366,7 +482,10 @@ mod tests {
 
     #[test]
     fn forwards_are_checked() {
-        assert_eq!(parse_forward("9200:2:9200", 3).expect("good"), (9200, 2, 9200));
+        assert_eq!(
+            parse_forward("9200:2:9200", 3).expect("good"),
+            (9200, 2, 9200)
+        );
         for bad in ["9200", "1:4:2", "x:1:1", "1:0:1"] {
             assert!(parse_forward(bad, 3).is_err(), "{bad}");
         }
@@ -381,8 +500,15 @@ mod tests {
 
     #[test]
     fn a_reused_pid_is_not_our_process() {
-        let me = Recorded { what: "me".into(), pid: std::process::id(), start: start_time(std::process::id()).expect("own stat") };
+        let me = Recorded {
+            what: "me".into(),
+            pid: std::process::id(),
+            start: start_time(std::process::id()).expect("own stat"),
+        };
         assert!(alive(&me));
-        assert!(!alive(&Recorded { start: me.start + 1, ..me }));
+        assert!(!alive(&Recorded {
+            start: me.start + 1,
+            ..me
+        }));
     }
 }

@@ -11,7 +11,16 @@ use crate::setup;
 
 /// Packages whose programs go on the image.
 const PROGRAMS: &[&str] = &[
-    "cloudinit", "etcdctl", "fleetctl", "fleetd", "journald", "network", "runtime", "systemctl", "unit-busd", "update",
+    "cloudinit",
+    "etcdctl",
+    "fleetctl",
+    "fleetd",
+    "journald",
+    "network",
+    "runtime",
+    "systemctl",
+    "unit-busd",
+    "update",
 ];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -30,10 +39,12 @@ pub fn cargo(args: &[&str], statically: bool) -> Result<()> {
     let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     c.args(args);
     if statically {
-        c.env("RUSTFLAGS", "-C target-feature=+crt-static").args(["--target", TARGET]);
+        c.env("RUSTFLAGS", "-C target-feature=+crt-static")
+            .args(["--target", TARGET]);
     }
     // seccomp is linked into the runtime, so that the image needs no libseccomp for it.
-    c.env("LIBSECCOMP_LINK_TYPE", "static").env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu");
+    c.env("LIBSECCOMP_LINK_TYPE", "static")
+        .env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu");
     let status = c.status().context("cannot run cargo")?;
     if !status.success() {
         bail!("cargo {} failed", args.join(" "));
@@ -49,8 +60,26 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
         args.extend(["-p", p]);
     }
     cargo(&args, false)?;
-    cargo(&["build", "--release", "--locked", "-p", "init", "-p", "qemu-tests", "--bin", "init", "--bin", "web"], true)?;
-    cargo(&["build", "--release", "--locked", "-p", "image-build"], false)?;
+    cargo(
+        &[
+            "build",
+            "--release",
+            "--locked",
+            "-p",
+            "init",
+            "-p",
+            "qemu-tests",
+            "--bin",
+            "init",
+            "--bin",
+            "web",
+        ],
+        true,
+    )?;
+    cargo(
+        &["build", "--release", "--locked", "-p", "image-build"],
+        false,
+    )?;
     let stamp = Path::new("build/image/inputs");
     let key = inputs()?;
     if !force && fs::read_to_string(stamp).is_ok_and(|s| s == key) {
@@ -59,7 +88,11 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
     let _ = fs::remove_file(stamp);
     let release = target_dir().join("release");
     let mut c = Command::new(release.join("image-build"));
-    c.arg("build").arg("--programs").arg(&release).arg("--init").arg(static_dir());
+    c.arg("build")
+        .arg("--programs")
+        .arg(&release)
+        .arg("--init")
+        .arg(static_dir());
     let (id, epoch) = commit();
     c.args(["--build-id", &id, "--epoch", &epoch]);
     if let Some(m) = mirror {
@@ -75,7 +108,10 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
 /// Writes packages.lock anew.
 pub fn update_lock(mirror: Option<&str>) -> Result<()> {
     setup::install(setup::UP)?;
-    cargo(&["build", "--release", "--locked", "-p", "image-build"], false)?;
+    cargo(
+        &["build", "--release", "--locked", "-p", "image-build"],
+        false,
+    )?;
     let mut c = Command::new(target_dir().join("release/image-build"));
     if let Some(m) = mirror {
         c.args(["--mirror", m]);
@@ -88,11 +124,18 @@ pub fn update_lock(mirror: Option<&str>) -> Result<()> {
 
 fn commit() -> (String, String) {
     let git = |args: &[&str]| {
-        Command::new("git").args(args).output().ok().filter(|o| o.status.success()).map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string())
+        Command::new("git")
+            .args(args)
+            .output()
+            .ok()
+            .filter(|o| o.status.success())
+            .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string())
     };
     (
         git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".into()),
-        git(&["log", "-1", "--format=%ct"]).filter(|s| !s.is_empty()).unwrap_or_else(|| "1".into()),
+        git(&["log", "-1", "--format=%ct"])
+            .filter(|s| !s.is_empty())
+            .unwrap_or_else(|| "1".into()),
     )
 }
 
@@ -119,7 +162,9 @@ fn inputs() -> Result<String> {
         h.update(f.to_string_lossy().as_bytes());
         match fs::read_link(&f) {
             Ok(t) => h.update(t.to_string_lossy().as_bytes()),
-            Err(_) => h.update(Sha256::digest(fs::read(&f).with_context(|| format!("cannot read {}", f.display()))?)),
+            Err(_) => h.update(Sha256::digest(
+                fs::read(&f).with_context(|| format!("cannot read {}", f.display()))?,
+            )),
         }
     }
     Ok(h.finalize().iter().map(|b| format!("{b:02x}")).collect())

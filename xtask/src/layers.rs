@@ -49,7 +49,9 @@ pub const LAYERS: &[(&str, Layer)] = &[
 pub fn judge(user: &str, used: &str) -> Option<String> {
     let layer = |n: &str| LAYERS.iter().find(|(name, _)| *name == n).map(|(_, l)| *l);
     let (Some(a), Some(b)) = (layer(user), layer(used)) else {
-        return Some(format!("{user} or {used} is not in xtask/src/layers.rs: add it with its layer"));
+        return Some(format!(
+            "{user} or {used} is not in xtask/src/layers.rs: add it with its layer"
+        ));
     };
     let allowed = match a {
         Layer::L0 => b == Layer::L0,

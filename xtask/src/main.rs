@@ -19,7 +19,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Builds, runs and tests Flotilla.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = "Example:\n  cargo xtask up --machines 3\n  cargo xtask ssh 1 -- fleetctl list-machines\n  cargo xtask down")]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    after_help = "Example:\n  cargo xtask up --machines 3\n  cargo xtask ssh 1 -- fleetctl list-machines\n  cargo xtask down"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Cmd,
@@ -105,12 +110,25 @@ fn run(command: &Cmd) -> anyhow::Result<ExitCode> {
         Cmd::Ssh { n, command } => return cluster::ssh(*n, command),
         Cmd::Console { n } => return cluster::console(*n),
         Cmd::Test { suite } => test::run(suite.as_deref())?,
-        Cmd::Image { action: Some(ImageAction::UpdateLock), mirror, .. } => image::update_lock(mirror.as_deref())?,
-        Cmd::Image { action: None, mirror, force } => image::build(mirror.as_deref(), *force)?,
+        Cmd::Image {
+            action: Some(ImageAction::UpdateLock),
+            mirror,
+            ..
+        } => image::update_lock(mirror.as_deref())?,
+        Cmd::Image {
+            action: None,
+            mirror,
+            force,
+        } => image::build(mirror.as_deref(), *force)?,
         Cmd::Tidy => tidy::run()?,
         Cmd::Setup => setup::install(setup::ALL)?,
         Cmd::Completion { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "cargo-xtask", &mut std::io::stdout());
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command(),
+                "cargo-xtask",
+                &mut std::io::stdout(),
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

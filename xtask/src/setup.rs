@@ -6,16 +6,63 @@ use anyhow::{Context, Result, bail};
 
 /// For `up`: building the image and running machines.
 pub const UP: &[&str] = &[
-    "apt", "ca-certificates", "debian-archive-keyring", "docker-registry", "dosfstools", "gcc", "kmod", "libc6-dev", "libseccomp-dev",
-    "mtools", "openssh-client", "ovmf", "pkg-config", "protobuf-compiler", "qemu-system-x86", "qemu-utils", "skopeo", "vde2",
+    "apt",
+    "ca-certificates",
+    "debian-archive-keyring",
+    "docker-registry",
+    "dosfstools",
+    "gcc",
+    "kmod",
+    "libc6-dev",
+    "libseccomp-dev",
+    "mtools",
+    "openssh-client",
+    "ovmf",
+    "pkg-config",
+    "protobuf-compiler",
+    "qemu-system-x86",
+    "qemu-utils",
+    "skopeo",
+    "vde2",
 ];
 
 /// For `test`: what `up` needs, and the real programs that ours are held against.
 pub const ALL: &[&str] = &[
-    "apt", "ca-certificates", "debian-archive-keyring", "docker-registry", "dosfstools", "gcc", "kmod", "libc6-dev", "libseccomp-dev",
-    "mtools", "openssh-client", "ovmf", "pkg-config", "protobuf-compiler", "qemu-system-x86", "qemu-utils", "skopeo", "vde2",
-    "busybox-static", "cpio", "cryptsetup-bin", "curl", "dnsmasq-base", "e2fsprogs", "etcd-server", "etcd-client", "gdisk", "genisoimage",
-    "iproute2", "iputils-ping", "nftables", "systemd", "util-linux", "xz-utils", "zstd",
+    "apt",
+    "ca-certificates",
+    "debian-archive-keyring",
+    "docker-registry",
+    "dosfstools",
+    "gcc",
+    "kmod",
+    "libc6-dev",
+    "libseccomp-dev",
+    "mtools",
+    "openssh-client",
+    "ovmf",
+    "pkg-config",
+    "protobuf-compiler",
+    "qemu-system-x86",
+    "qemu-utils",
+    "skopeo",
+    "vde2",
+    "busybox-static",
+    "cpio",
+    "cryptsetup-bin",
+    "curl",
+    "dnsmasq-base",
+    "e2fsprogs",
+    "etcd-server",
+    "etcd-client",
+    "gdisk",
+    "genisoimage",
+    "iproute2",
+    "iputils-ping",
+    "nftables",
+    "systemd",
+    "util-linux",
+    "xz-utils",
+    "zstd",
 ];
 
 /// Installs what is missing of `packages`, after saying what.
@@ -27,10 +74,17 @@ pub fn install(packages: &[&str]) -> Result<()> {
     eprintln!("Installing Debian packages: {}", missing.join(" "));
     let root = rustix::process::geteuid().is_root();
     if !root && !program("sudo") {
-        bail!("these packages are missing and there is no sudo: apt-get install {}", missing.join(" "));
+        bail!(
+            "these packages are missing and there is no sudo: apt-get install {}",
+            missing.join(" ")
+        );
     }
     let apt = |args: &[&str]| -> Result<()> {
-        let mut c = if root { Command::new("apt-get") } else { Command::new("sudo") };
+        let mut c = if root {
+            Command::new("apt-get")
+        } else {
+            Command::new("sudo")
+        };
         if !root {
             c.arg("apt-get");
         }
@@ -42,7 +96,10 @@ pub fn install(packages: &[&str]) -> Result<()> {
             .status()
             .context("cannot run apt-get")?;
         if !status.success() {
-            bail!("apt-get {} failed; run it by hand to see why", args.join(" "));
+            bail!(
+                "apt-get {} failed; run it by hand to see why",
+                args.join(" ")
+            );
         }
         Ok(())
     };
@@ -61,5 +118,6 @@ fn installed(package: &str) -> bool {
 }
 
 fn program(name: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(name).is_file()))
+    std::env::var_os("PATH")
+        .is_some_and(|p| std::env::split_paths(&p).any(|d| d.join(name).is_file()))
 }

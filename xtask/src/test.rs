@@ -17,7 +17,10 @@ pub fn run(suite: Option<&str>) -> Result<()> {
         match f() {
             Ok(()) => eprintln!("--- {name}: ok ({} s)", start.elapsed().as_secs()),
             Err(e) => {
-                eprintln!("--- {name}: FAILED ({} s): {e:#}", start.elapsed().as_secs());
+                eprintln!(
+                    "--- {name}: FAILED ({} s): {e:#}",
+                    start.elapsed().as_secs()
+                );
                 failed.push(name.to_string());
             }
         }
@@ -31,10 +34,30 @@ pub fn run(suite: Option<&str>) -> Result<()> {
         step("tidy", &tidy::run);
     }
     if wants("clippy") {
-        step("clippy", &|| cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"]));
+        step("clippy", &|| {
+            cargo(&[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ])
+        });
     }
     if wants("unit") {
-        step("unit", &|| cargo(&["test", "--workspace", "--exclude", "qemu-tests", "--locked", "--quiet"]));
+        step("unit", &|| {
+            cargo(&[
+                "test",
+                "--workspace",
+                "--exclude",
+                "qemu-tests",
+                "--locked",
+                "--quiet",
+            ])
+        });
     }
     let qemu = suite.filter(|s| !["fmt", "tidy", "clippy", "unit", "qemu"].contains(s));
     if all || suite == Some("qemu") || qemu.is_some() {

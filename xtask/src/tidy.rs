@@ -24,19 +24,28 @@ pub fn run() -> Result<()> {
 }
 
 fn layering(bad: &mut Vec<String>) -> Result<()> {
-    let meta = cargo_metadata::MetadataCommand::new().no_deps().exec().context("cargo metadata")?;
+    let meta = cargo_metadata::MetadataCommand::new()
+        .no_deps()
+        .exec()
+        .context("cargo metadata")?;
     let names: Vec<String> = meta.packages.iter().map(|p| p.name.to_string()).collect();
     for p in &meta.packages {
         if !LAYERS.iter().any(|(n, _)| *n == p.name.as_str()) {
             bad.push(format!("{} is not in xtask/src/layers.rs", p.name));
         }
-        for d in p.dependencies.iter().filter(|d| names.contains(&d.name) && d.kind == cargo_metadata::DependencyKind::Normal) {
+        for d in p
+            .dependencies
+            .iter()
+            .filter(|d| names.contains(&d.name) && d.kind == cargo_metadata::DependencyKind::Normal)
+        {
             bad.extend(layers::judge(&p.name, &d.name));
         }
     }
     for (name, _) in LAYERS {
         if !names.iter().any(|n| n == name) {
-            bad.push(format!("xtask/src/layers.rs lists {name}, which the workspace does not have"));
+            bad.push(format!(
+                "xtask/src/layers.rs lists {name}, which the workspace does not have"
+            ));
         }
     }
     Ok(())
@@ -53,10 +62,15 @@ fn architecture(bad: &mut Vec<String>) -> Result<()> {
 }
 
 fn sources(bad: &mut Vec<String>) -> Result<()> {
-    let out = Command::new("git").args(["ls-files"]).output().context("git ls-files")?;
+    let out = Command::new("git")
+        .args(["ls-files"])
+        .output()
+        .context("git ls-files")?;
     for name in String::from_utf8_lossy(&out.stdout).lines() {
         let path = PathBuf::from(name);
-        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
         if path.extension().is_some_and(|x| x == "rs") {
             rust(&path, &text, bad);
         }
@@ -69,7 +83,10 @@ fn sources(bad: &mut Vec<String>) -> Result<()> {
 
 fn rust(path: &Path, text: &str, bad: &mut Vec<String>) {
     if text.lines().count() > 40 && !text.starts_with("//!") && !text.starts_with("#![") {
-        bad.push(format!("{}: a file of more than 40 lines starts with a `//!` that says what it owns", path.display()));
+        bad.push(format!(
+            "{}: a file of more than 40 lines starts with a `//!` that says what it owns",
+            path.display()
+        ));
     }
     for word in ["todo!(", "unimplemented!(", "#[ignore"] {
         // Split so that this file passes its own check.
@@ -89,7 +106,12 @@ fn sorted(path: &Path, text: &str, bad: &mut Vec<String>) {
             last.clear();
         } else if line.trim().is_empty() || line.starts_with('#') {
             last.clear();
-        } else if table && let Some(name) = line.split(['=', '.', ' ']).next().filter(|_| !line.starts_with(' ')) {
+        } else if table
+            && let Some(name) = line
+                .split(['=', '.', ' '])
+                .next()
+                .filter(|_| !line.starts_with(' '))
+        {
             if name < last.as_str() {
                 bad.push(format!("{}: {name} comes before {last}", path.display()));
             }
@@ -105,7 +127,11 @@ mod tests {
     #[test]
     fn unsorted_dependencies_are_named() {
         let mut bad = Vec::new();
-        sorted(Path::new("x"), "[dependencies]\na = 1\nc = 1\nb.workspace = true\n\n[package]\nz = 1\na = 1\n", &mut bad);
+        sorted(
+            Path::new("x"),
+            "[dependencies]\na = 1\nc = 1\nb.workspace = true\n\n[package]\nz = 1\na = 1\n",
+            &mut bad,
+        );
         assert_eq!(bad, ["x: b comes before c"]);
     }
 }

@@ -6,7 +6,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
 fn main() -> std::io::Result<()> {
-    let port: u16 = std::env::args().nth(1).and_then(|p| p.parse().ok()).unwrap_or(8080);
+    let port: u16 = std::env::args()
+        .nth(1)
+        .and_then(|p| p.parse().ok())
+        .unwrap_or(8080);
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("listening on {port}");
     for stream in listener.incoming().flatten() {
@@ -26,7 +29,14 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     }
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let here = stream.local_addr()?;
-    let body = format!("{{\"server\":\"flotilla-web\",\"host\":\"{}\",\"address\":\"{here}\",\"request\":{request:?}}}\n", host.trim());
+    let body = format!(
+        "{{\"server\":\"flotilla-web\",\"host\":\"{}\",\"address\":\"{here}\",\"request\":{request:?}}}\n",
+        host.trim()
+    );
     println!("{} {request}", stream.peer_addr()?);
-    write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    write!(
+        stream,
+        "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
