@@ -16,6 +16,8 @@ pub mod process;
 pub mod registry;
 pub mod seed;
 pub mod segment;
+pub mod world;
 
 pub use machine::{Firmware, Machine, MachineSpec};
 pub use segment::Segment;
+pub use world::World;

@@ -4,10 +4,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -210,7 +210,7 @@ fn run_web(args: &UpArgs, machines: &[Machine]) -> Result<()> {
         &format!("test $(fleetctl list-machines --no-legend | wc -l) -eq {want}"),
     )?;
     println!("{}", first.ssh("fleetctl list-machines")?);
-    upload(first, "web@.service", examples::WEB)?;
+    first.upload("web@.service", examples::WEB.as_bytes())?;
     let units: Vec<String> = (1..=want).map(|n| format!("web@{n}")).collect();
     first.ssh(&format!(
         "fleetctl submit web@.service && fleetctl start --no-block {}",
@@ -221,7 +221,7 @@ fn run_web(args: &UpArgs, machines: &[Machine]) -> Result<()> {
         let body = wait_for(
             &format!("the web container of node{n}"),
             Duration::from_secs(300),
-            || Ok(http_get(port).ok()),
+            || Ok(qemu_tests::world::http_get(port).ok()),
         )?;
         say(&format!(
             "http://127.0.0.1:{port}/ answers: {}",
@@ -230,37 +230,6 @@ fn run_web(args: &UpArgs, machines: &[Machine]) -> Result<()> {
     }
     println!("\n{}", first.ssh("fleetctl list-units")?);
     Ok(())
-}
-
-/// Writes `text` to `name` in core's home.
-pub fn upload(m: &Machine, name: &str, text: &str) -> Result<()> {
-    let mut child = m
-        .ssh_command()
-        .arg(format!("cat > {name}"))
-        .stdin(Stdio::piped())
-        .spawn()?;
-    child
-        .stdin
-        .take()
-        .context("no pipe to ssh")?
-        .write_all(text.as_bytes())?;
-    if !child.wait()?.success() {
-        bail!("cannot write {name} on {}", m.spec.name);
-    }
-    Ok(())
-}
-
-fn http_get(port: u16) -> Result<String> {
-    let mut s = TcpStream::connect(("127.0.0.1", port))?;
-    s.set_read_timeout(Some(Duration::from_secs(5)))?;
-    s.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut text = String::new();
-    s.read_to_string(&mut text)?;
-    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
-    if !head.contains("200") {
-        bail!("{head}");
-    }
-    Ok(body.to_string())
 }
 
 fn next_steps(args: &UpArgs, web: bool) {

@@ -1,0 +1,158 @@
+//! What one whole-system test stands on: image, accelerator, a LAN, a registry with the test images, machines.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::accel::{self, Accel};
+use crate::image::Image;
+use crate::machine::{Machine, MachineSpec, ssh_key};
+use crate::registry::Registry;
+use crate::seed::Seed;
+use crate::segment::Segment;
+use crate::{examples, oci};
+
+/// Port of the registry: the examples name it.
+pub const REGISTRY_PORT: u16 = 5000;
+
+/// One test's surroundings; all of it ends with the value.
+#[derive(Debug)]
+pub struct World {
+    /// The built image.
+    pub image: Image,
+    /// How guests run.
+    pub accel: Accel,
+    /// Files of this test.
+    pub dir: PathBuf,
+    /// The LAN.
+    pub lan: Segment,
+    key: PathBuf,
+    public_key: String,
+    registry: Option<Registry>,
+}
+
+impl World {
+    /// A LAN and a key, in a new directory named for `test`.
+    pub fn new(test: &str) -> Result<World> {
+        let image = Image::find()?;
+        let accel = accel::probe(&image.file("vmlinuz"), &std::env::temp_dir().join("flotilla-accel"))?;
+        // Short: unix socket paths end at 107 bytes.
+        let dir = std::env::temp_dir().join(format!("fl-{test}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir)?;
+        let (key, public_key) = ssh_key(&dir)?;
+        let lan = Segment::start(&dir, false)?;
+        Ok(World { image, accel, dir, lan, key, public_key, registry: None })
+    }
+
+    /// Starts the registry with `web` (port 8080) and `dockerfile/elasticsearch` (port 9200).
+    pub fn with_registry(mut self) -> Result<World> {
+        let registry = Registry::start(&self.dir.join("registry"), REGISTRY_PORT, false)?;
+        let web = web_program()?;
+        registry.publish("web", oci::Spec { program: &web, name: "web", command: &["/web", "8080"], ports: &[8080] })?;
+        registry.publish(
+            "dockerfile/elasticsearch",
+            oci::Spec { program: &web, name: "web", command: &["/web", "9200"], ports: &[9200, 9300] },
+        )?;
+        self.registry = Some(registry);
+        Ok(self)
+    }
+
+    /// The documents of machine `number` with this `user_data`; its fixed address, the test's key, the mirror.
+    #[must_use]
+    pub fn seed(&self, number: u8, user_data: &str) -> Seed {
+        Seed {
+            meta_data: format!("instance-id: test-{number}\nlocal-hostname: node{number}\n"),
+            user_data: user_data.into(),
+            vendor_data: examples::vendor_data(&self.public_key, REGISTRY_PORT),
+            network_config: Some(MachineSpec::new(number, 0).static_network()),
+        }
+    }
+
+    /// A machine with a forwarded ssh port, not started.
+    pub fn spec(&self, number: u8) -> Result<MachineSpec> {
+        let spec = MachineSpec::new(number, free_port()?);
+        self.lan.forward(spec.ssh_port, &spec.address, 22)?;
+        Ok(spec)
+    }
+
+    /// Forwards a free port of this host to `address`:`port` and returns it.
+    pub fn forward(&self, address: &str, port: u16) -> Result<u16> {
+        let host = free_port()?;
+        self.lan.forward(host, address, port)?;
+        Ok(host)
+    }
+
+    /// Starts a machine.
+    pub fn start(&self, spec: MachineSpec) -> Result<Machine> {
+        Machine::start(spec, &self.image, self.accel, &self.dir, &self.lan.switch(), &self.key, false)
+    }
+
+    /// Starts machine `number` with `user_data` and waits for its ssh.
+    pub fn boot(&self, number: u8, user_data: &str) -> Result<Machine> {
+        let mut spec = self.spec(number)?;
+        spec.seed = Some(self.seed(number, user_data));
+        let mut m = self.start(spec)?;
+        m.wait_ssh(Duration::from_secs(180))?;
+        Ok(m)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("files of the failed test: {}", self.dir.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// The static web server that the test images carry.
+pub fn web_program() -> Result<PathBuf> {
+    let mut places: Vec<PathBuf> = std::env::var_os("FLOTILLA_STATIC").map(PathBuf::from).into_iter().collect();
+    places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/release"));
+    places.iter().map(|d| d.join("web")).find(|p| p.exists()).context("no static web server; `cargo xtask image` builds it")
+}
+
+/// A port of this host that is free now.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// GET / of a port of this host; the body.
+pub fn http_get(port: u16) -> Result<String> {
+    use std::io::Read;
+    let mut s = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    s.set_read_timeout(Some(Duration::from_secs(5)))?;
+    s.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    s.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+    if !head.contains("200") {
+        bail!("{head}");
+    }
+    Ok(body.to_string())
+}
+
+impl Machine {
+    /// Writes `text` to the file `name` in core's home.
+    pub fn upload(&self, name: &str, text: &[u8]) -> Result<()> {
+        let mut child = self.ssh_command().arg(format!("cat > '{name}'")).stdin(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no pipe to ssh")?.write_all(text)?;
+        if !child.wait()?.success() {
+            bail!("cannot write {name} on {}", self.spec.name);
+        }
+        Ok(())
+    }
+
+    /// Waits until the machine counts this boot as done and its slot as good.
+    pub fn wait_good(&self) -> Result<()> {
+        self.wait_until("mark-good", Duration::from_secs(240), "systemctl is-active update-mark-good.service")?;
+        Ok(())
+    }
+}
