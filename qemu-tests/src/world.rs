@@ -39,24 +39,48 @@ impl World {
     /// A LAN and a key, in a new directory named for `test`.
     pub fn new(test: &str) -> Result<World> {
         let image = Image::find()?;
-        let accel = accel::probe(&image.file("vmlinuz"), &std::env::temp_dir().join("flotilla-accel"))?;
+        let accel = accel::probe(
+            &image.file("vmlinuz"),
+            &std::env::temp_dir().join("flotilla-accel"),
+        )?;
         // Short: unix socket paths end at 107 bytes.
         let dir = std::env::temp_dir().join(format!("fl-{test}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir)?;
         let (key, public_key) = ssh_key(&dir)?;
         let lan = Segment::start(&dir, false)?;
-        Ok(World { image, accel, dir, lan, key, public_key, registry: None })
+        Ok(World {
+            image,
+            accel,
+            dir,
+            lan,
+            key,
+            public_key,
+            registry: None,
+        })
     }
 
     /// Starts the registry with `web` (port 8080) and `dockerfile/elasticsearch` (port 9200).
     pub fn with_registry(mut self) -> Result<World> {
         let registry = Registry::start(&self.dir.join("registry"), REGISTRY_PORT, false)?;
         let web = web_program()?;
-        registry.publish("web", oci::Spec { program: &web, name: "web", command: &["/web", "8080"], ports: &[8080] })?;
+        registry.publish(
+            "web",
+            oci::Spec {
+                program: &web,
+                name: "web",
+                command: &["/web", "8080"],
+                ports: &[8080],
+            },
+        )?;
         registry.publish(
             "dockerfile/elasticsearch",
-            oci::Spec { program: &web, name: "web", command: &["/web", "9200"], ports: &[9200, 9300] },
+            oci::Spec {
+                program: &web,
+                name: "web",
+                command: &["/web", "9200"],
+                ports: &[9200, 9300],
+            },
         )?;
         self.registry = Some(registry);
         Ok(self)
@@ -89,7 +113,15 @@ impl World {
 
     /// Starts a machine.
     pub fn start(&self, spec: MachineSpec) -> Result<Machine> {
-        Machine::start(spec, &self.image, self.accel, &self.dir, &self.lan.switch(), &self.key, false)
+        Machine::start(
+            spec,
+            &self.image,
+            self.accel,
+            &self.dir,
+            &self.lan.switch(),
+            &self.key,
+            false,
+        )
     }
 
     /// Starts machine `number` with `user_data` and waits for its ssh.
@@ -114,9 +146,18 @@ impl Drop for World {
 
 /// The static web server that the test images carry.
 pub fn web_program() -> Result<PathBuf> {
-    let mut places: Vec<PathBuf> = std::env::var_os("FLOTILLA_STATIC").map(PathBuf::from).into_iter().collect();
-    places.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/release"));
-    places.iter().map(|d| d.join("web")).find(|p| p.exists()).context("no static web server; `cargo xtask image` builds it")
+    let mut places: Vec<PathBuf> = std::env::var_os("FLOTILLA_STATIC")
+        .map(PathBuf::from)
+        .into_iter()
+        .collect();
+    places.push(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/release"),
+    );
+    places
+        .iter()
+        .map(|d| d.join("web"))
+        .find(|p| p.exists())
+        .context("no static web server; `cargo xtask image` builds it")
 }
 
 /// A port of this host that is free now.
@@ -142,8 +183,16 @@ pub fn http_get(port: u16) -> Result<String> {
 impl Machine {
     /// Writes `text` to the file `name` in core's home.
     pub fn upload(&self, name: &str, text: &[u8]) -> Result<()> {
-        let mut child = self.ssh_command().arg(format!("cat > '{name}'")).stdin(Stdio::piped()).spawn()?;
-        child.stdin.take().context("no pipe to ssh")?.write_all(text)?;
+        let mut child = self
+            .ssh_command()
+            .arg(format!("cat > '{name}'"))
+            .stdin(Stdio::piped())
+            .spawn()?;
+        child
+            .stdin
+            .take()
+            .context("no pipe to ssh")?
+            .write_all(text)?;
         if !child.wait()?.success() {
             bail!("cannot write {name} on {}", self.spec.name);
         }
@@ -152,7 +201,11 @@ impl Machine {
 
     /// Waits until the machine counts this boot as done and its slot as good.
     pub fn wait_good(&self) -> Result<()> {
-        self.wait_until("mark-good", Duration::from_secs(240), "systemctl is-active update-mark-good.service")?;
+        self.wait_until(
+            "mark-good",
+            Duration::from_secs(240),
+            "systemctl is-active update-mark-good.service",
+        )?;
         Ok(())
     }
 }
