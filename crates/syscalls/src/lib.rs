@@ -8,7 +8,7 @@
 //! * [`dm`]: device-mapper devices (verity).
 //! * [`block`]: sizes, partitions, loop devices, online growth of file systems.
 //! * [`socket`]: credentials, descriptors, uevents, loopback.
-//! * [`signal`], [`tty`], [`watchdog`], [`mount`], [`system`], [`seccomp`], [`bpf`]: as named.
+//! * [`signal`], [`tty`], [`watchdog`], [`mount`], [`namespace`], [`system`], [`seccomp`], [`bpf`]: as named.
 //!
 //! What rustix offers safely is used from rustix directly and not wrapped again here.
 
@@ -17,6 +17,7 @@ pub mod bpf;
 pub mod dm;
 mod inherited;
 pub mod mount;
+pub mod namespace;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
