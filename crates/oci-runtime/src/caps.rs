@@ -4,18 +4,65 @@ use std::collections::BTreeSet;
 
 /// Every capability by number.
 pub const ALL: [&str; 41] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE",
-    "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
 ];
 
 /// What a container has without options.
 pub const DEFAULT: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 /// A name that is no capability.
@@ -26,12 +73,23 @@ pub struct UnknownCapability(pub String);
 /// `NET_ADMIN`, `net_admin` and `CAP_NET_ADMIN` are the same.
 pub fn parse(name: &str) -> Result<&'static str, UnknownCapability> {
     let upper = name.to_ascii_uppercase();
-    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    ALL.iter().find(|known| **known == full).copied().ok_or_else(|| UnknownCapability(name.to_owned()))
+    let full = if upper.starts_with("CAP_") {
+        upper
+    } else {
+        format!("CAP_{upper}")
+    };
+    ALL.iter()
+        .find(|known| **known == full)
+        .copied()
+        .ok_or_else(|| UnknownCapability(name.to_owned()))
 }
 
 /// The capabilities of a container, in a fixed order.
-pub fn effective(privileged: bool, add: &[String], drop: &[String]) -> Result<Vec<&'static str>, UnknownCapability> {
+pub fn effective(
+    privileged: bool,
+    add: &[String],
+    drop: &[String],
+) -> Result<Vec<&'static str>, UnknownCapability> {
     let is_all = |name: &String| name.eq_ignore_ascii_case("all");
     let mut set: BTreeSet<&str> = if privileged || add.iter().any(is_all) {
         ALL.into_iter().collect()
@@ -59,7 +117,12 @@ mod tests {
 
     #[track_caller]
     fn check(privileged: bool, add: &[&str], drop: &[&str], has: &[&str], lacks: &[&str]) {
-        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let own = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
         let set = effective(privileged, &own(add), &own(drop)).unwrap();
         assert!(has.iter().all(|name| set.contains(name)), "{set:?}");
         assert!(!lacks.iter().any(|name| set.contains(name)), "{set:?}");
@@ -67,10 +130,28 @@ mod tests {
 
     #[test]
     fn options_change_the_default_set() {
-        check(false, &[], &[], &DEFAULT, &["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_MODULE"]);
-        check(false, &["net_admin"], &["MKNOD"], &["CAP_NET_ADMIN"], &["CAP_MKNOD"]);
+        check(
+            false,
+            &[],
+            &[],
+            &DEFAULT,
+            &["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_SYS_MODULE"],
+        );
+        check(
+            false,
+            &["net_admin"],
+            &["MKNOD"],
+            &["CAP_NET_ADMIN"],
+            &["CAP_MKNOD"],
+        );
         check(false, &["CHOWN"], &["all"], &["CAP_CHOWN"], &["CAP_KILL"]);
-        check(false, &["ALL"], &["SYS_ADMIN"], &["CAP_BPF"], &["CAP_SYS_ADMIN"]);
+        check(
+            false,
+            &["ALL"],
+            &["SYS_ADMIN"],
+            &["CAP_BPF"],
+            &["CAP_SYS_ADMIN"],
+        );
         check(true, &[], &[], &ALL, &[]);
         assert!(effective(false, &["fly".into()], &[]).is_err());
     }

@@ -36,7 +36,14 @@ pub struct Rule {
 
 impl Rule {
     const fn open(kind: Kind, major: Option<u32>, minor: Option<u32>) -> Rule {
-        Rule { kind, major, minor, mknod: true, read: true, write: true }
+        Rule {
+            kind,
+            major,
+            minor,
+            mknod: true,
+            read: true,
+            write: true,
+        }
     }
 
     /// What a `--privileged` container has.
@@ -72,7 +79,11 @@ impl Device {
     /// The permission that goes with the file.
     pub fn rule(&self) -> Rule {
         Rule {
-            kind: if self.kind == 'b' { Kind::Block } else { Kind::Char },
+            kind: if self.kind == 'b' {
+                Kind::Block
+            } else {
+                Kind::Char
+            },
             major: Some(self.major),
             minor: Some(self.minor),
             mknod: self.access.contains('m'),
@@ -84,10 +95,26 @@ impl Device {
 
 /// What every container has: all may be made (a file is no access), the harmless ones used.
 pub fn default_rules() -> Vec<Rule> {
-    let make = |kind| Rule { kind, major: None, minor: None, mknod: true, read: false, write: false };
+    let make = |kind| Rule {
+        kind,
+        major: None,
+        minor: None,
+        mknod: true,
+        read: false,
+        write: false,
+    };
     let mut rules = vec![make(Kind::Char), make(Kind::Block)];
     // null zero full random urandom, tty console ptmx, and terminals of the container's own devpts.
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+    for (major, minor) in [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ] {
         rules.push(Rule::open(Kind::Char, Some(major), Some(minor)));
     }
     rules.push(Rule::open(Kind::Char, Some(136), None));
@@ -198,14 +225,20 @@ mod tests {
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
-        (0u8..3, proptest::option::of(0u32..4), proptest::option::of(0u32..4), any::<[bool; 3]>()).prop_map(|(kind, major, minor, access)| Rule {
-            kind: [Kind::Block, Kind::Char, Kind::All][usize::from(kind)],
-            major,
-            minor,
-            mknod: access[0],
-            read: access[1],
-            write: access[2],
-        })
+        (
+            0u8..3,
+            proptest::option::of(0u32..4),
+            proptest::option::of(0u32..4),
+            any::<[bool; 3]>(),
+        )
+            .prop_map(|(kind, major, minor, access)| Rule {
+                kind: [Kind::Block, Kind::Char, Kind::All][usize::from(kind)],
+                major,
+                minor,
+                mknod: access[0],
+                read: access[1],
+                write: access[2],
+            })
     }
 
     proptest! {

@@ -42,7 +42,10 @@ pub struct EngineError {
 impl EngineError {
     /// An error of the kind that is ours.
     pub fn other(message: impl Into<String>) -> Self {
-        EngineError { kind: ErrorKind::Other, message: message.into() }
+        EngineError {
+            kind: ErrorKind::Other,
+            message: message.into(),
+        }
     }
 }
 
@@ -132,8 +135,13 @@ impl Engine for Libcontainer {
         let root = &request.overlay.merged;
         make_working_directory(root, &request.plan)?;
         let spec = request.plan.spec(root, &who)?;
-        let spec: Spec = serde_json::from_value(spec).map_err(|error| EngineError::other(format!("the container's configuration is not valid: {error}")))?;
-        spec.save(request.bundle.join("config.json")).map_err(failed("write the container's configuration"))?;
+        let spec: Spec = serde_json::from_value(spec).map_err(|error| {
+            EngineError::other(format!(
+                "the container's configuration is not valid: {error}"
+            ))
+        })?;
+        spec.save(request.bundle.join("config.json"))
+            .map_err(failed("write the container's configuration"))?;
         let mut container = ContainerBuilder::new(request.id.clone(), SyscallType::default())
             .with_executor(Command)
             .with_root_path(&request.state)
@@ -146,7 +154,10 @@ impl Engine for Libcontainer {
             .with_detach(true)
             .build()
             .map_err(failed("create the container"))?;
-        let pid = container.pid().ok_or_else(|| EngineError::other("the engine gave no process"))?.as_raw();
+        let pid = container
+            .pid()
+            .ok_or_else(|| EngineError::other("the engine gave no process"))?
+            .as_raw();
         if request.plan.wants_filter() {
             if let Err(error) = confirm_filter(pid) {
                 let _ = container.delete(true);
@@ -161,7 +172,8 @@ impl Engine for Libcontainer {
         let root = PathBuf::from(format!("/proc/{}/root", request.init));
         let who = identity(&root, &request.plan)?;
         let process = request.plan.process(&who)?;
-        std::fs::write(&request.process, process.to_string()).map_err(failed("write the process's configuration"))?;
+        std::fs::write(&request.process, process.to_string())
+            .map_err(failed("write the process's configuration"))?;
         let pid = ContainerBuilder::new(request.id.clone(), SyscallType::default())
             .with_executor(Command)
             .with_root_path(&request.state)
@@ -180,8 +192,16 @@ impl Engine for Libcontainer {
 /// that inherits it, and no crash leaves one behind.
 fn mount_root(overlay: &Overlay) -> Result<(), EngineError> {
     syscalls::namespace::unshare_mounts().map_err(failed("leave the host's mounts"))?;
-    rustix::mount::mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).map_err(failed("keep mounts from the host"))?;
-    let layers = overlay.lowers.first().and_then(|path| path.parent()).and_then(Path::parent);
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .map_err(failed("keep mounts from the host"))?;
+    let layers = overlay
+        .lowers
+        .first()
+        .and_then(|path| path.parent())
+        .and_then(Path::parent);
     // Relative names keep 127 layers within the one page that mount options may have.
     let base = layers.ok_or_else(|| EngineError::other("the image has no layers"))?;
     let mut lowers = String::new();
@@ -199,9 +219,17 @@ fn mount_root(overlay: &Overlay) -> Result<(), EngineError> {
         overlay.work.display()
     );
     let target = &overlay.merged;
-    let options_text = std::ffi::CString::new(options.clone()).map_err(failed("name the layers"))?;
+    let options_text =
+        std::ffi::CString::new(options.clone()).map_err(failed("name the layers"))?;
     let mounted = if options.len() < 4000 {
-        rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options_text.as_c_str()).map_err(std::io::Error::from)
+        rustix::mount::mount(
+            "overlay",
+            target,
+            "overlay",
+            MountFlags::empty(),
+            options_text.as_c_str(),
+        )
+        .map_err(std::io::Error::from)
     } else {
         mount_many(overlay, base)
     };
@@ -212,7 +240,10 @@ fn mount_root(overlay: &Overlay) -> Result<(), EngineError> {
 
 /// More layers than one page of options holds: one option after the other (Linux 6.5 and later).
 fn mount_many(overlay: &Overlay, base: &Path) -> std::io::Result<()> {
-    use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount};
+    use rustix::mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
+        fsconfig_set_string, fsmount, fsopen, move_mount,
+    };
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for path in &overlay.lowers {
         fsconfig_set_string(&context, "lowerdir+", base.join(path))?;
@@ -223,8 +254,18 @@ fn mount_many(overlay: &Overlay, base: &Path) -> std::io::Result<()> {
         fsconfig_set_string(&context, option, "off")?;
     }
     fsconfig_create(&context)?;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    move_mount(&mount, "", rustix::fs::CWD, &overlay.merged, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    let mount = fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?;
+    move_mount(
+        &mount,
+        "",
+        rustix::fs::CWD,
+        &overlay.merged,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
     Ok(())
 }
 
@@ -244,7 +285,10 @@ fn failed<E: std::error::Error + 'static>(what: &'static str) -> impl FnOnce(E) 
         // Our executor's words come back through two processes as text only.
         if let Some(at) = message.find(NOT_FOUND) {
             kind = ErrorKind::CommandNotFound;
-            message = tidy(&message[at + NOT_FOUND.len()..], "executable file not found in $PATH");
+            message = tidy(
+                &message[at + NOT_FOUND.len()..],
+                "executable file not found in $PATH",
+            );
         } else if let Some(at) = message.find(NOT_EXECUTABLE) {
             kind = ErrorKind::CommandNotExecutable;
             message = tidy(&message[at + NOT_EXECUTABLE.len()..], "permission denied");
@@ -273,15 +317,23 @@ impl Executor for Command {
 
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         let process = spec.process().as_ref();
-        let name = process.and_then(|process| process.args().as_ref()).and_then(|args| args.first()).cloned().unwrap_or_default();
+        let name = process
+            .and_then(|process| process.args().as_ref())
+            .and_then(|args| args.first())
+            .cloned()
+            .unwrap_or_default();
         let path = process
             .and_then(|process| process.env().as_ref())
             .and_then(|env| env.iter().find_map(|entry| entry.strip_prefix("PATH=")))
             .unwrap_or_default();
         match look_up(&name, path) {
             Found::Yes => Ok(()),
-            Found::NotExecutable => Err(ExecutorValidationError::ArgValidationError(format!("{NOT_EXECUTABLE}{name}>"))),
-            Found::No => Err(ExecutorValidationError::ArgValidationError(format!("{NOT_FOUND}{name}>"))),
+            Found::NotExecutable => Err(ExecutorValidationError::ArgValidationError(format!(
+                "{NOT_EXECUTABLE}{name}>"
+            ))),
+            Found::No => Err(ExecutorValidationError::ArgValidationError(format!(
+                "{NOT_FOUND}{name}>"
+            ))),
         }
     }
 }
@@ -296,12 +348,16 @@ fn look_up(name: &str, path: &str) -> Found {
     let candidates: Vec<PathBuf> = if name.contains('/') {
         vec![PathBuf::from(name)]
     } else {
-        path.split(':').map(|directory| Path::new(directory).join(name)).collect()
+        path.split(':')
+            .map(|directory| Path::new(directory).join(name))
+            .collect()
     };
     let mut result = Found::No;
     for candidate in candidates {
         match candidate.metadata() {
-            Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => return Found::Yes,
+            Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {
+                return Found::Yes;
+            }
             Ok(_) => result = Found::NotExecutable,
             Err(_) => {}
         }
@@ -311,20 +367,36 @@ fn look_up(name: &str, path: &str) -> Found {
 
 /// The kernel's word that a filter is active, before anything of the container's ran.
 fn confirm_filter(pid: i32) -> Result<(), EngineError> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed("read the process's status"))?;
-    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+        .map_err(failed("read the process's status"))?;
+    let mode = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Seccomp:"))
+        .map(str::trim);
     if mode == Some("2") {
         return Ok(());
     }
-    Err(EngineError::other("the system call filter is not active in the new container; refusing to run it without (--security-opt seccomp=unconfined runs it anyway)"))
+    Err(EngineError::other(
+        "the system call filter is not active in the new container; refusing to run it without (--security-opt seccomp=unconfined runs it anyway)",
+    ))
 }
 
 fn in_root(root: &Path, path: &str) -> std::io::Result<std::fs::File> {
-    let directory = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory = rustix::fs::open(
+        root,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let path = path.trim_start_matches('/');
     let path = if path.is_empty() { "." } else { path };
-    let file = rustix::fs::openat2(&directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?;
+    let file = rustix::fs::openat2(
+        &directory,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )?;
     Ok(file.into())
 }
 
@@ -341,7 +413,8 @@ fn database(root: &Path, path: &str) -> String {
 
 fn identity(root: &Path, plan: &Plan) -> Result<Identity, EngineError> {
     let (passwd, group) = (database(root, "etc/passwd"), database(root, "etc/group"));
-    users::resolve(&plan.user, &passwd, &group, &plan.groups).map_err(|error| EngineError::other(error.to_string()))
+    users::resolve(&plan.user, &passwd, &group, &plan.groups)
+        .map_err(|error| EngineError::other(error.to_string()))
 }
 
 /// Docker makes a missing working directory.
@@ -350,9 +423,16 @@ fn make_working_directory(root: &Path, plan: &Plan) -> Result<(), EngineError> {
         return Ok(());
     }
     let mut here = String::new();
-    for part in plan.cwd.split('/').filter(|part| !part.is_empty() && *part != ".") {
+    for part in plan
+        .cwd
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+    {
         if part == ".." {
-            return Err(EngineError::other(format!("the working directory {:?} has a part \"..\"", plan.cwd)));
+            return Err(EngineError::other(format!(
+                "the working directory {:?} has a part \"..\"",
+                plan.cwd
+            )));
         }
         let parent = in_root(root, &here).map_err(failed("make the working directory"))?;
         match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)) {
@@ -382,9 +462,14 @@ mod tests {
         #[derive(Debug, thiserror::Error)]
         #[error("exec process failed with error {0}")]
         struct Outer(String);
-        let error = failed("create the container")(Outer(format!("in init: {NOT_FOUND}nope> more")));
+        let error =
+            failed("create the container")(Outer(format!("in init: {NOT_FOUND}nope> more")));
         assert_eq!(error.kind, ErrorKind::CommandNotFound);
-        assert!(error.message.contains("exec: \"nope\": executable file not found in $PATH"));
+        assert!(
+            error
+                .message
+                .contains("exec: \"nope\": executable file not found in $PATH")
+        );
         assert_eq!(failed("x")(Outer("y".into())).kind, ErrorKind::Other);
     }
 
@@ -392,7 +477,8 @@ mod tests {
     fn databases_resolve_inside_the_root() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
-        std::os::unix::fs::symlink("/../../../../etc/passwd", dir.path().join("etc/passwd")).unwrap();
+        std::os::unix::fs::symlink("/../../../../etc/passwd", dir.path().join("etc/passwd"))
+            .unwrap();
         assert_eq!(database(dir.path(), "etc/passwd"), "");
         std::fs::remove_file(dir.path().join("etc/passwd")).unwrap();
         std::fs::write(dir.path().join("etc/passwd"), "a:x:1:2::/:\n").unwrap();

@@ -20,7 +20,9 @@ enum Request {
     Run(Box<RunRequest>),
     Exec(Box<ExecRequest>),
     /// Joins a control group that forbids every device and reports whether `/dev/null` opens.
-    ProbeDevices { cgroup: PathBuf },
+    ProbeDevices {
+        cgroup: PathBuf,
+    },
 }
 
 type Reply = Result<i32, EngineError>;
@@ -58,17 +60,37 @@ impl HelperEngine {
 
     /// Whether device rules of this control group (all forbidden) hold.
     pub fn probe_devices(&self, cgroup: &Path) -> Result<bool, EngineError> {
-        let null = || -> Result<OwnedFd, EngineError> { File::open("/dev/null").map(OwnedFd::from).map_err(|error| EngineError::other(format!("failed to open /dev/null: {error}"))) };
-        let streams = Streams { stdin: null()?, stdout: null()?, stderr: null()? };
-        self.ask(&Request::ProbeDevices { cgroup: cgroup.to_owned() }, streams).map(|opened| opened == 0)
+        let null = || -> Result<OwnedFd, EngineError> {
+            File::open("/dev/null")
+                .map(OwnedFd::from)
+                .map_err(|error| EngineError::other(format!("failed to open /dev/null: {error}")))
+        };
+        let streams = Streams {
+            stdin: null()?,
+            stdout: null()?,
+            stderr: null()?,
+        };
+        self.ask(
+            &Request::ProbeDevices {
+                cgroup: cgroup.to_owned(),
+            },
+            streams,
+        )
+        .map(|opened| opened == 0)
     }
 
     fn ask(&self, request: &Request, streams: Streams) -> Reply {
-        let failed = |what: &str, error: &dyn std::fmt::Display| EngineError::other(format!("failed to {what}: {error}"));
-        let file = self.directory.join(format!("engine-{}.{}", std::process::id(), next_number()));
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            EngineError::other(format!("failed to {what}: {error}"))
+        };
+        let file = self
+            .directory
+            .join(format!("engine-{}.{}", std::process::id(), next_number()));
         let reply = file.with_extension("reply");
-        let text = serde_json::to_vec(request).map_err(|error| failed("write the engine's request", &error))?;
-        std::fs::write(&file, text).map_err(|error| failed("write the engine's request", &error))?;
+        let text = serde_json::to_vec(request)
+            .map_err(|error| failed("write the engine's request", &error))?;
+        std::fs::write(&file, text)
+            .map_err(|error| failed("write the engine's request", &error))?;
         let status = Command::new(&self.program)
             .arg("engine")
             .arg(&file)
@@ -82,9 +104,14 @@ impl HelperEngine {
         let _ = std::fs::remove_file(&file);
         let _ = std::fs::remove_file(&reply);
         let status = status.map_err(|error| failed("start the engine's helper", &error))?;
-        match answer.ok().and_then(|bytes| serde_json::from_slice::<Reply>(&bytes).ok()) {
+        match answer
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Reply>(&bytes).ok())
+        {
             Some(reply) => reply,
-            None => Err(EngineError::other(format!("the engine's helper ended without an answer ({status})"))),
+            None => Err(EngineError::other(format!(
+                "the engine's helper ended without an answer ({status})"
+            ))),
         }
     }
 }
@@ -103,17 +130,25 @@ pub fn main(file: &Path, reply: &Path) -> i32 {
     let answer = serve(file);
     let code = i32::from(answer.is_err());
     let written = serde_json::to_vec(&answer).map(|bytes| std::fs::write(reply, bytes));
-    if matches!(written, Ok(Ok(()))) { code } else { 2 }
+    if matches!(written, Ok(Ok(()))) {
+        code
+    } else {
+        2
+    }
 }
 
 fn serve(file: &Path) -> Reply {
-    let bytes = std::fs::read(file).map_err(|error| EngineError::other(format!("failed to read the request: {error}")))?;
-    let request: Request = serde_json::from_slice(&bytes).map_err(|error| EngineError::other(format!("the request is damaged: {error}")))?;
+    let bytes = std::fs::read(file)
+        .map_err(|error| EngineError::other(format!("failed to read the request: {error}")))?;
+    let request: Request = serde_json::from_slice(&bytes)
+        .map_err(|error| EngineError::other(format!("the request is damaged: {error}")))?;
     match request {
         Request::Run(request) => Libcontainer.run(&request),
         Request::Exec(request) => Libcontainer.exec(&request),
         Request::ProbeDevices { cgroup } => {
-            std::fs::write(cgroup.join("cgroup.procs"), "0").map_err(|error| EngineError::other(format!("failed to join the probe's control group: {error}")))?;
+            std::fs::write(cgroup.join("cgroup.procs"), "0").map_err(|error| {
+                EngineError::other(format!("failed to join the probe's control group: {error}"))
+            })?;
             Ok(i32::from(File::open("/dev/null").is_ok()))
         }
     }
@@ -122,9 +157,17 @@ fn serve(file: &Path) -> Reply {
 /// Copies a directory's content with owners, modes and times; an existing entry of the target stays.
 pub(crate) fn copy_tree(source: &File, target: &Path) -> io::Result<()> {
     let metadata = rustix::fs::fstat(source)?;
-    let target_fd = rustix::fs::open(target, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let target_fd = rustix::fs::open(
+        target,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     copy_directory(&rustix::io::dup(source)?, &target_fd, 0)?;
-    rustix::fs::fchown(&target_fd, Some(rustix::fs::Uid::from_raw(metadata.st_uid)), Some(rustix::fs::Gid::from_raw(metadata.st_gid)))?;
+    rustix::fs::fchown(
+        &target_fd,
+        Some(rustix::fs::Uid::from_raw(metadata.st_uid)),
+        Some(rustix::fs::Gid::from_raw(metadata.st_gid)),
+    )?;
     rustix::fs::fchmod(&target_fd, Mode::from_raw_mode(metadata.st_mode & 0o7777))?;
     Ok(())
 }
@@ -144,7 +187,8 @@ fn copy_directory(source: &OwnedFd, target: &OwnedFd, depth: u32) -> io::Result<
             FileType::Directory => {
                 let made = rustix::fs::mkdirat(target, name, Mode::from_raw_mode(0o700));
                 if made.is_ok() {
-                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let flags =
+                        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let from = rustix::fs::openat(source, name, flags, Mode::empty())?;
                     let to = rustix::fs::openat(target, name, flags, Mode::empty())?;
                     copy_directory(&from, &to, depth + 1)?;
@@ -152,7 +196,12 @@ fn copy_directory(source: &OwnedFd, target: &OwnedFd, depth: u32) -> io::Result<
                 made
             }
             FileType::RegularFile => {
-                let from = rustix::fs::openat(source, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+                let from = rustix::fs::openat(
+                    source,
+                    name,
+                    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
                 match rustix::fs::openat(target, name, flags, Mode::from_raw_mode(0o600)) {
                     Ok(to) => {
@@ -167,17 +216,33 @@ fn copy_directory(source: &OwnedFd, target: &OwnedFd, depth: u32) -> io::Result<
                 rustix::fs::symlinkat(link, target, name)
             }
             FileType::Socket => continue,
-            kind => rustix::fs::mknodat(target, name, kind, Mode::from_raw_mode(0o600), stat.st_rdev),
+            kind => {
+                rustix::fs::mknodat(target, name, kind, Mode::from_raw_mode(0o600), stat.st_rdev)
+            }
         };
         match made {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => continue,
             Err(error) => return Err(error.into()),
         }
-        let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
-        rustix::fs::chownat(target, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(stat.st_uid),
+            rustix::fs::Gid::from_raw(stat.st_gid),
+        );
+        rustix::fs::chownat(
+            target,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-            rustix::fs::chmodat(target, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
+            rustix::fs::chmodat(
+                target,
+                name,
+                Mode::from_raw_mode(stat.st_mode & 0o7777),
+                AtFlags::empty(),
+            )?;
         }
     }
     Ok(())
@@ -200,7 +265,14 @@ mod tests {
         std::fs::write(to.join("kept"), "1").unwrap();
         copy_tree(&File::open(&from).unwrap(), &to).unwrap();
         assert_eq!(std::fs::read_to_string(to.join("link")).unwrap(), "text");
-        assert_eq!(std::fs::metadata(to.join("sub/file")).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(
+            std::fs::metadata(to.join("sub/file"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777,
+            0o640
+        );
         assert!(to.join("kept").exists());
     }
 }

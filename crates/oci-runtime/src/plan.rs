@@ -214,7 +214,9 @@ impl Plan {
         }
         let mut limits = Vec::new();
         for limit in &self.ulimits {
-            limits.push(json!({"type": rlimit(&limit.name)?, "soft": limit.soft, "hard": limit.hard}));
+            limits.push(
+                json!({"type": rlimit(&limit.name)?, "soft": limit.soft, "hard": limit.hard}),
+            );
         }
         let mut process = json!({
             "terminal": self.terminal,
@@ -237,10 +239,18 @@ impl Plan {
     /// The whole runtime configuration for a root file system at `root`.
     pub fn spec(&self, root: &Path, who: &Identity) -> Result<Value, PlanError> {
         if !self.cgroup.starts_with('/') {
-            return Err(PlanError::Relative { what: "control group", path: self.cgroup.clone() });
+            return Err(PlanError::Relative {
+                what: "control group",
+                path: self.cgroup.clone(),
+            });
         }
         let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
-        for (kind, space) in [("network", &self.network), ("pid", &self.pid), ("ipc", &self.ipc), ("uts", &self.uts)] {
+        for (kind, space) in [
+            ("network", &self.network),
+            ("pid", &self.pid),
+            ("ipc", &self.ipc),
+            ("uts", &self.uts),
+        ] {
             match space {
                 Space::Private => namespaces.push(json!({"type": kind})),
                 Space::Path(path) => namespaces.push(json!({"type": kind, "path": path})),
@@ -285,7 +295,11 @@ impl Plan {
         let mut found = BTreeMap::new();
         for (key, value) in &self.sysctls {
             let network = key.starts_with("net.") && self.network != Space::Host;
-            let ipc = (key.starts_with("kernel.shm") || key.starts_with("kernel.msg") || key == "kernel.sem" || key.starts_with("fs.mqueue.")) && self.ipc == Space::Private;
+            let ipc = (key.starts_with("kernel.shm")
+                || key.starts_with("kernel.msg")
+                || key == "kernel.sem"
+                || key.starts_with("fs.mqueue."))
+                && self.ipc == Space::Private;
             if !(network || ipc) || key.contains("..") || key.contains('/') {
                 return Err(PlanError::Sysctl(key.clone()));
             }
@@ -299,7 +313,9 @@ impl Plan {
         let mut resources = json!({});
         if wanted.memory.is_some() || wanted.memory_swap.is_some() {
             // Twice the memory with swap is docker's rule when only the memory is named.
-            let swap = wanted.memory_swap.or(wanted.memory.map(|bytes| bytes.saturating_mul(2)));
+            let swap = wanted
+                .memory_swap
+                .or(wanted.memory.map(|bytes| bytes.saturating_mul(2)));
             resources["memory"] = json!({"limit": wanted.memory, "swap": swap});
         }
         let mut cpu = json!({});
@@ -327,10 +343,29 @@ impl Plan {
         let read = if self.privileged { "rw" } else { "ro" };
         let mut mounts = vec![
             system("proc", "/proc", &["nosuid", "noexec", "nodev"]),
-            system("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-            system("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+            system(
+                "tmpfs",
+                "/dev",
+                &["nosuid", "strictatime", "mode=755", "size=65536k"],
+            ),
+            system(
+                "devpts",
+                "/dev/pts",
+                &[
+                    "nosuid",
+                    "noexec",
+                    "newinstance",
+                    "ptmxmode=0666",
+                    "mode=0620",
+                    "gid=5",
+                ],
+            ),
             system("sysfs", "/sys", &["nosuid", "noexec", "nodev", read]),
-            system("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev", "relatime", read]),
+            system(
+                "cgroup",
+                "/sys/fs/cgroup",
+                &["nosuid", "noexec", "nodev", "relatime", read],
+            ),
             system("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
         ];
         if self.network == Space::Host {
@@ -348,7 +383,11 @@ impl Plan {
             let entry = match &mount.source {
                 Some(source) => {
                     let mut options = vec!["rbind".to_owned()];
-                    if !mount.options.iter().any(|option| PROPAGATION.contains(&option.as_str())) {
+                    if !mount
+                        .options
+                        .iter()
+                        .any(|option| PROPAGATION.contains(&option.as_str()))
+                    {
                         options.push("rprivate".to_owned());
                     }
                     options.extend(mount.options.iter().cloned());
@@ -359,7 +398,13 @@ impl Plan {
                     if !mount.options.iter().any(|option| option == "exec") {
                         options.push("noexec".to_owned());
                     }
-                    options.extend(mount.options.iter().filter(|option| *option != "exec").cloned());
+                    options.extend(
+                        mount
+                            .options
+                            .iter()
+                            .filter(|option| *option != "exec")
+                            .cloned(),
+                    );
                     json!({"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options})
                 }
             };
@@ -369,20 +414,41 @@ impl Plan {
     }
 }
 
-const PROPAGATION: [&str; 6] = ["private", "rprivate", "slave", "rslave", "shared", "rshared"];
-
-const MASKED: [&str; 12] = [
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+const PROPAGATION: [&str; 6] = [
+    "private", "rprivate", "slave", "rslave", "shared", "rshared",
 ];
 
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 fn absolute(what: &'static str, path: &str) -> Result<(), PlanError> {
     if path.starts_with('/') {
         return Ok(());
     }
-    Err(PlanError::Relative { what, path: path.to_owned() })
+    Err(PlanError::Relative {
+        what,
+        path: path.to_owned(),
+    })
 }
 
 fn device(device: &Device) -> Value {
@@ -394,8 +460,22 @@ fn device(device: &Device) -> Value {
 
 fn rlimit(name: &str) -> Result<String, PlanError> {
     const KNOWN: [&str; 16] = [
-        "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-        "rttime", "sigpending", "stack",
+        "as",
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
     ];
     let lower = name.to_ascii_lowercase();
     let bare = lower.strip_prefix("rlimit_").unwrap_or(&lower);
@@ -411,7 +491,12 @@ mod tests {
     use oci_spec::runtime::Spec;
 
     fn root() -> Identity {
-        Identity { uid: 0, gid: 0, groups: vec![], home: "/root".into() }
+        Identity {
+            uid: 0,
+            gid: 0,
+            groups: vec![],
+            home: "/root".into(),
+        }
     }
 
     fn plan() -> Plan {
@@ -425,37 +510,103 @@ mod tests {
         let linux = spec.linux().as_ref().unwrap();
         assert!(linux.seccomp().is_some() && linux.masked_paths().is_some());
         assert_eq!(linux.namespaces().as_ref().unwrap().len(), 6);
-        assert_eq!(value["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
+        assert_eq!(
+            value["process"]["capabilities"]["bounding"]
+                .as_array()
+                .unwrap()
+                .len(),
+            14
+        );
         assert!(plan().wants_filter());
     }
 
     #[test]
     fn privileged_has_no_filter_and_other_users_have_no_running_capabilities() {
-        let wide = Plan { privileged: true, ..plan() }.spec(Path::new("/r"), &root()).unwrap();
-        assert!(wide["linux"].get("seccomp").is_none() && wide["linux"].get("maskedPaths").is_none());
-        let who = Identity { uid: 1000, ..root() };
+        let wide = Plan {
+            privileged: true,
+            ..plan()
+        }
+        .spec(Path::new("/r"), &root())
+        .unwrap();
+        assert!(
+            wide["linux"].get("seccomp").is_none() && wide["linux"].get("maskedPaths").is_none()
+        );
+        let who = Identity {
+            uid: 1000,
+            ..root()
+        };
         let process = plan().process(&who).unwrap();
         assert_eq!(process["capabilities"]["effective"], json!([]));
-        assert_eq!(process["capabilities"]["bounding"].as_array().unwrap().len(), 14);
+        assert_eq!(
+            process["capabilities"]["bounding"]
+                .as_array()
+                .unwrap()
+                .len(),
+            14
+        );
     }
 
     #[test]
     fn what_would_reach_the_host_is_refused() {
-        let with = |key: &str, network| Plan { sysctls: [(key.to_owned(), "1".to_owned())].into(), network, ..plan() }.spec(Path::new("/r"), &root());
+        let with = |key: &str, network| {
+            Plan {
+                sysctls: [(key.to_owned(), "1".to_owned())].into(),
+                network,
+                ..plan()
+            }
+            .spec(Path::new("/r"), &root())
+        };
         assert!(with("net.ipv4.ip_forward", Space::Private).is_ok());
         assert!(with("net.ipv4.ip_forward", Space::Host).is_err());
         assert!(with("kernel.core_pattern", Space::Private).is_err());
         assert!(with("net./../kernel", Space::Private).is_err());
-        assert_eq!(Plan { cgroup: "x".into(), ..plan() }.spec(Path::new("/r"), &root()).unwrap_err(), PlanError::Relative { what: "control group", path: "x".into() });
-        assert_eq!(Plan { args: vec![], ..plan() }.process(&root()), Err(PlanError::NoCommand));
+        assert_eq!(
+            Plan {
+                cgroup: "x".into(),
+                ..plan()
+            }
+            .spec(Path::new("/r"), &root())
+            .unwrap_err(),
+            PlanError::Relative {
+                what: "control group",
+                path: "x".into()
+            }
+        );
+        assert_eq!(
+            Plan {
+                args: vec![],
+                ..plan()
+            }
+            .process(&root()),
+            Err(PlanError::NoCommand)
+        );
     }
 
     #[test]
     fn mounts_of_the_user_replace_standard_ones() {
-        let mount = Mount { source: None, target: "/dev/shm".into(), options: vec!["size=1m".into()] };
-        let spec = Plan { mounts: vec![mount], ..plan() }.spec(Path::new("/r"), &root()).unwrap();
-        let shm: Vec<_> = spec["mounts"].as_array().unwrap().iter().filter(|mount| mount["destination"] == "/dev/shm").collect();
+        let mount = Mount {
+            source: None,
+            target: "/dev/shm".into(),
+            options: vec!["size=1m".into()],
+        };
+        let spec = Plan {
+            mounts: vec![mount],
+            ..plan()
+        }
+        .spec(Path::new("/r"), &root())
+        .unwrap();
+        let shm: Vec<_> = spec["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|mount| mount["destination"] == "/dev/shm")
+            .collect();
         assert_eq!(shm.len(), 1);
-        assert!(shm[0]["options"].as_array().unwrap().contains(&json!("size=1m")));
+        assert!(
+            shm[0]["options"]
+                .as_array()
+                .unwrap()
+                .contains(&json!("size=1m"))
+        );
     }
 }

@@ -52,7 +52,8 @@ process_vm_readv process_vm_writev ptrace
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_HERE: &str = "arch_prctl modify_ldt";
 #[cfg(not(target_arch = "x86_64"))]
-const ALLOWED_HERE: &str = "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
+const ALLOWED_HERE: &str =
+    "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls";
 
 /// Allowed with a capability.
 const BY_CAPABILITY: &[(&str, &str)] = &[
@@ -68,9 +69,15 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_SYS_PACCT", "acct"),
     ("CAP_SYS_PTRACE", "kcmp pidfd_getfd process_madvise"),
     ("CAP_SYS_RAWIO", "iopl ioperm"),
-    ("CAP_SYS_TIME", "settimeofday stime clock_settime clock_settime64"),
+    (
+        "CAP_SYS_TIME",
+        "settimeofday stime clock_settime clock_settime64",
+    ),
     ("CAP_SYS_TTY_CONFIG", "vhangup"),
-    ("CAP_SYS_NICE", "get_mempolicy mbind set_mempolicy set_mempolicy_home_node"),
+    (
+        "CAP_SYS_NICE",
+        "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
+    ),
     ("CAP_SYSLOG", "syslog"),
     ("CAP_BPF", "bpf"),
     ("CAP_PERFMON", "perf_event_open"),
@@ -78,7 +85,10 @@ const BY_CAPABILITY: &[(&str, &str)] = &[
 
 /// The filter for a container with these capabilities, as the runtime configuration's `linux.seccomp`.
 pub fn profile(capabilities: &[&str]) -> Value {
-    let mut names: Vec<&str> = ALLOWED.split_whitespace().chain(ALLOWED_HERE.split_whitespace()).collect();
+    let mut names: Vec<&str> = ALLOWED
+        .split_whitespace()
+        .chain(ALLOWED_HERE.split_whitespace())
+        .collect();
     for (capability, list) in BY_CAPABILITY {
         if capabilities.contains(capability) {
             names.extend(list.split_whitespace());
@@ -132,14 +142,53 @@ mod tests {
     #[test]
     fn the_default_profile_keeps_the_host_out_of_reach() {
         let names = allowed(&crate::caps::DEFAULT);
-        for needed in ["execve", "openat", "futex", "chroot", "prctl", "capset", "accept4", "arch_prctl"] {
+        for needed in [
+            "execve",
+            "openat",
+            "futex",
+            "chroot",
+            "prctl",
+            "capset",
+            "accept4",
+            "arch_prctl",
+        ] {
             assert!(names.iter().any(|name| name == needed), "{needed}");
         }
         for dangerous in [
-            "mount", "umount2", "setns", "unshare", "bpf", "kexec_load", "kexec_file_load", "init_module", "finit_module",
-            "open_by_handle_at", "add_key", "keyctl", "request_key", "userfaultfd", "perf_event_open", "reboot", "swapon",
-            "pivot_root", "clone", "clone3", "io_uring_setup", "iopl", "ioperm", "settimeofday", "nfsservctl", "syslog",
-            "move_mount", "fsopen", "open_tree", "acct", "quotactl", "vhangup", "personality", "socket",
+            "mount",
+            "umount2",
+            "setns",
+            "unshare",
+            "bpf",
+            "kexec_load",
+            "kexec_file_load",
+            "init_module",
+            "finit_module",
+            "open_by_handle_at",
+            "add_key",
+            "keyctl",
+            "request_key",
+            "userfaultfd",
+            "perf_event_open",
+            "reboot",
+            "swapon",
+            "pivot_root",
+            "clone",
+            "clone3",
+            "io_uring_setup",
+            "iopl",
+            "ioperm",
+            "settimeofday",
+            "nfsservctl",
+            "syslog",
+            "move_mount",
+            "fsopen",
+            "open_tree",
+            "acct",
+            "quotactl",
+            "vhangup",
+            "personality",
+            "socket",
         ] {
             assert!(!names.iter().any(|name| name == dangerous), "{dangerous}");
         }
@@ -148,6 +197,8 @@ mod tests {
     #[test]
     fn capabilities_open_what_they_are_for() {
         let names = allowed(&["CAP_SYS_ADMIN"]);
-        assert!(names.iter().any(|name| name == "mount") && !names.iter().any(|name| name == "reboot"));
+        assert!(
+            names.iter().any(|name| name == "mount") && !names.iter().any(|name| name == "reboot")
+        );
     }
 }

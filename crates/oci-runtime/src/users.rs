@@ -25,7 +25,12 @@ pub enum UserError {
 }
 
 /// Resolves `user[:group]` against the texts of `/etc/passwd` and `/etc/group`; empty is root.
-pub fn resolve(user: &str, passwd: &str, group: &str, add: &[String]) -> Result<Identity, UserError> {
+pub fn resolve(
+    user: &str,
+    passwd: &str,
+    group: &str,
+    add: &[String],
+) -> Result<Identity, UserError> {
     let (name, group_name) = match user.split_once(':') {
         Some((name, group)) => (name, Some(group)),
         None => (user, None),
@@ -33,12 +38,17 @@ pub fn resolve(user: &str, passwd: &str, group: &str, add: &[String]) -> Result<
     let name = if name.is_empty() { "0" } else { name };
     let number: Option<u32> = name.parse().ok();
     let entry = lines(passwd).find(|fields| {
-        fields.len() >= 6 && (fields[0] == name || (number.is_some() && fields[2].parse().ok() == number))
+        fields.len() >= 6
+            && (fields[0] == name || (number.is_some() && fields[2].parse().ok() == number))
     });
     let (uid, mut gid, login, home) = match (&entry, number) {
         (Some(fields), _) => (
-            fields[2].parse().map_err(|_| UserError::User(name.to_owned()))?,
-            fields[3].parse().map_err(|_| UserError::User(name.to_owned()))?,
+            fields[2]
+                .parse()
+                .map_err(|_| UserError::User(name.to_owned()))?,
+            fields[3]
+                .parse()
+                .map_err(|_| UserError::User(name.to_owned()))?,
             fields[0],
             fields[5],
         ),
@@ -63,16 +73,26 @@ pub fn resolve(user: &str, passwd: &str, group: &str, add: &[String]) -> Result<
     groups.sort_unstable();
     groups.dedup();
     let home = if home.is_empty() { "/" } else { home };
-    Ok(Identity { uid, gid, groups, home: home.to_owned() })
+    Ok(Identity {
+        uid,
+        gid,
+        groups,
+        home: home.to_owned(),
+    })
 }
 
 fn find_group(wanted: &str, text: &str) -> Result<u32, UserError> {
-    let named = lines(text).find(|fields| fields.len() >= 3 && fields[0] == wanted).and_then(|fields| fields[2].parse().ok());
-    named.or_else(|| wanted.parse().ok()).ok_or_else(|| UserError::Group(wanted.to_owned()))
+    let named = lines(text)
+        .find(|fields| fields.len() >= 3 && fields[0] == wanted)
+        .and_then(|fields| fields[2].parse().ok());
+    named
+        .or_else(|| wanted.parse().ok())
+        .ok_or_else(|| UserError::Group(wanted.to_owned()))
 }
 
 fn lines(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().map(|line| line.trim_end().split(':').collect())
+    text.lines()
+        .map(|line| line.trim_end().split(':').collect())
 }
 
 #[cfg(test)]
@@ -80,14 +100,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/false\nbroken\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/var/www:/bin/false\nbroken\n";
     const GROUP: &str = "root:x:0:\nadm:x:4:web,root\nvideo:x:44:\n";
 
     #[track_caller]
     fn check(user: &str, add: &[&str], expect: (u32, u32, &[u32], &str)) {
         let add: Vec<String> = add.iter().map(|name| (*name).to_owned()).collect();
         let found = resolve(user, PASSWD, GROUP, &add).unwrap();
-        assert_eq!((found.uid, found.gid, &found.groups[..], found.home.as_str()), expect);
+        assert_eq!(
+            (found.uid, found.gid, &found.groups[..], found.home.as_str()),
+            expect
+        );
     }
 
     #[test]
