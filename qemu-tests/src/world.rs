@@ -209,3 +209,18 @@ impl Machine {
         Ok(())
     }
 }
+
+impl Machine {
+    /// Waits until the console shows `text`.
+    pub fn wait_console(&self, text: &str, limit: Duration) -> Result<()> {
+        crate::process::wait_for(&format!("{text:?} on the console of {}", self.spec.name), limit, || Ok(self.console().contains(text).then_some(())))
+            .with_context(|| self.console_tail())
+    }
+
+    /// Types on the console.
+    pub fn type_console(&self, text: &str) -> Result<()> {
+        let mut s = std::os::unix::net::UnixStream::connect(self.dir().join("console.sock"))?;
+        s.write_all(text.as_bytes())?;
+        Ok(())
+    }
+}
