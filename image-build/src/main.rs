@@ -68,6 +68,8 @@ enum Cmd {
         #[arg(long, default_value_t = 1)]
         epoch: u64,
     },
+    /// Unpacks the peer, a minimal Debian with systemd, and prints its directory.
+    Peer,
     /// Resolves packages.toml against the mirror and writes packages.lock.
     UpdateLock,
 }
@@ -128,8 +130,8 @@ impl Build<'_> {
         space(&self.cli.cache, 3 << 30)?;
         let version = env!("CARGO_PKG_VERSION");
         fs::create_dir_all(self.out)?;
-        let tools = Tools::at(&self.unpacked(lock, "tools")?);
-        let base = self.unpacked(lock, "image")?;
+        let tools = Tools::at(&unpacked(self.cli, lock, "tools")?);
+        let base = unpacked(self.cli, lock, "image")?;
 
         let step = Progress::start("assemble /usr");
         let root = self.cli.cache.join("root");
@@ -203,32 +205,6 @@ impl Build<'_> {
         self.manifest(lock, version, &v.root)
     }
 
-    /// The unpacked, unpruned packages of one set, cached under the lock's hash.
-    fn unpacked(&self, lock: &[packages::Locked], set: &str) -> Result<PathBuf> {
-        let mine: Vec<packages::Locked> = lock.iter().filter(|l| l.set == set).cloned().collect();
-        if mine.is_empty() {
-            bail!("packages.lock has no packages for {set}; make it anew with update-lock");
-        }
-        let key: String = mine.iter().map(|l| l.sha256.as_str()).collect();
-        let dir = self
-            .cli
-            .cache
-            .join(format!("{set}-{}", &hex(&Sha256::digest(key))[..16]));
-        if dir.exists() {
-            return Ok(dir);
-        }
-        let step = Progress::start(&format!("Debian packages for {set}"));
-        let apt = Apt::open(&self.cli.cache.join("apt"), self.cli.mirror.as_deref())?;
-        let debs = apt.fetch(&mine, &|i, n, name| {
-            step.say(&format!("downloading {i}/{n} {name}"))
-        })?;
-        let tmp = self.cli.cache.join(format!("{set}.new"));
-        tree::unpack(&debs, &tmp, &|i, n| step.say(&format!("unpacking {i}/{n}")))?;
-        fs::rename(&tmp, &dir)?;
-        step.done(&format!("{} packages", mine.len()));
-        Ok(dir)
-    }
-
     fn kernel_image(&self, release: &str) -> PathBuf {
         self.cli
             .cache
@@ -289,6 +265,32 @@ impl Build<'_> {
         )?;
         Ok(())
     }
+}
+
+/// The unpacked, unpruned packages of one set, cached under the lock's hash.
+fn unpacked(cli: &Cli, lock: &[packages::Locked], set: &str) -> Result<PathBuf> {
+    let mine: Vec<packages::Locked> = lock.iter().filter(|l| l.set == set).cloned().collect();
+    if mine.is_empty() {
+        bail!("packages.lock has no packages for {set}; make it anew with update-lock");
+    }
+    let key: String = mine.iter().map(|l| l.sha256.as_str()).collect();
+    let dir = self
+        .cli
+        .cache
+        .join(format!("{set}-{}", &hex(&Sha256::digest(key))[..16]));
+    if dir.exists() {
+        return Ok(dir);
+    }
+    let step = Progress::start(&format!("Debian packages for {set}"));
+    let apt = Apt::open(&cli.cache.join("apt"), cli.mirror.as_deref())?;
+    let debs = apt.fetch(&mine, &|i, n, name| {
+        step.say(&format!("downloading {i}/{n} {name}"))
+    })?;
+    let tmp = cli.cache.join(format!("{set}.new"));
+    tree::unpack(&debs, &tmp, &|i, n| step.say(&format!("unpacking {i}/{n}")))?;
+    fs::rename(&tmp, &dir)?;
+    step.done(&format!("{} packages", mine.len()));
+    Ok(dir)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

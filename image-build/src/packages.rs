@@ -25,14 +25,16 @@ pub struct Wanted {
     pub image: Vec<String>,
     /// Packages that the build itself runs.
     pub tools: Vec<String>,
-    /// Names never unpacked, even where something depends on them.
+    /// A minimal Debian with systemd: the peer of the benchmarks, and the source of the clients that tests drive us with.
+    pub peer: Vec<String>,
+    /// Names never unpacked for the image and the tools, even where something depends on them.
     pub exclude: Vec<String>,
 }
 
 /// One line of the lock: a package, bound to its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Locked {
-    /// `image` or `tools`.
+    /// `image`, `tools` or `peer`.
     pub set: String,
     /// Package name.
     pub name: String,
@@ -150,7 +152,7 @@ impl Apt {
     /// Resolves `wanted` to exact packages.
     pub fn resolve(&self, wanted: &Wanted) -> Result<Vec<Locked>> {
         let mut out = Vec::new();
-        for (set, names) in [("image", &wanted.image), ("tools", &wanted.tools)] {
+        for (set, names) in [("image", &wanted.image), ("tools", &wanted.tools), ("peer", &wanted.peer)] {
             let plan = self
                 .command("apt-get")
                 .args(["install", "--simulate", "-q"])
@@ -160,7 +162,7 @@ impl Apt {
             let mut picked = BTreeMap::new();
             for line in plan.lines() {
                 if let Some((name, version)) = parse_inst(line)
-                    && !wanted.exclude.iter().any(|e| e == name)
+                    && (set == "peer" || !wanted.exclude.iter().any(|e| e == name))
                 {
                     picked.insert(name.to_string(), version.to_string());
                 }
