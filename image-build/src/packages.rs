@@ -152,7 +152,11 @@ impl Apt {
     /// Resolves `wanted` to exact packages.
     pub fn resolve(&self, wanted: &Wanted) -> Result<Vec<Locked>> {
         let mut out = Vec::new();
-        for (set, names) in [("image", &wanted.image), ("tools", &wanted.tools), ("peer", &wanted.peer)] {
+        for (set, names) in [
+            ("image", &wanted.image),
+            ("tools", &wanted.tools),
+            ("peer", &wanted.peer),
+        ] {
             let plan = self
                 .command("apt-get")
                 .args(["install", "--simulate", "-q"])

@@ -213,8 +213,12 @@ impl Machine {
 impl Machine {
     /// Waits until the console shows `text`.
     pub fn wait_console(&self, text: &str, limit: Duration) -> Result<()> {
-        crate::process::wait_for(&format!("{text:?} on the console of {}", self.spec.name), limit, || Ok(self.console().contains(text).then_some(())))
-            .with_context(|| self.console_tail())
+        crate::process::wait_for(
+            &format!("{text:?} on the console of {}", self.spec.name),
+            limit,
+            || Ok(self.console().contains(text).then_some(())),
+        )
+        .with_context(|| self.console_tail())
     }
 
     /// Types on the console.
