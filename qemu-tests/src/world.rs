@@ -228,3 +228,32 @@ impl Machine {
         Ok(())
     }
 }
+
+/// Debian's own `program`s with the libraries they need, as a tar archive to unpack on a machine: run them through
+/// `./run PROGRAM ARGS`. Taken from the peer tree that `image-build peer` unpacks (`$FLOTILLA_PEER`).
+pub fn debian_programs(programs: &[&str]) -> Result<Vec<u8>> {
+    let root = std::env::var_os("FLOTILLA_PEER").map(PathBuf::from).context("FLOTILLA_PEER is not set; `cargo xtask test` sets it")?;
+    let lib = root.join("usr/lib/x86_64-linux-gnu");
+    let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
+    let path = format!("{}:{}", lib.display(), lib.join("systemd").display());
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut seen = std::collections::BTreeSet::new();
+    for p in programs {
+        let file = root.join("usr/bin").join(p);
+        tar.append_path_with_name(&file, format!("bin/{p}"))?;
+        let out = std::process::Command::new(&loader).args(["--library-path", &path, "--list"]).arg(&file).output()?;
+        for word in String::from_utf8_lossy(&out.stdout).split_whitespace().filter(|w| w.starts_with(&*root.to_string_lossy())) {
+            let from = Path::new(word);
+            if let Some(name) = from.file_name().filter(|n| seen.insert(n.to_os_string())) {
+                tar.append_path_with_name(from.canonicalize()?, Path::new("lib").join(name))?;
+            }
+        }
+    }
+    let run = b"#!/bin/sh\nhere=$(dirname \"$0\")\nprogram=$1\nshift\nexec \"$here/lib/ld-linux-x86-64.so.2\" --library-path \"$here/lib\" --argv0 \"$program\" \"$here/bin/$program\" \"$@\"\n";
+    let mut h = tar::Header::new_ustar();
+    h.set_mode(0o755);
+    h.set_size(run.len() as u64);
+    tar.append_data(&mut h, "run", &run[..])?;
+    tar.append_path_with_name(loader.canonicalize()?, "lib/ld-linux-x86-64.so.2")?;
+    Ok(tar.into_inner()?)
+}

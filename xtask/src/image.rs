@@ -122,6 +122,16 @@ pub fn update_lock(mirror: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// The unpacked peer, a minimal Debian with systemd.
+pub fn peer() -> Result<String> {
+    let out = Command::new(target_dir().join("release/image-build")).arg("peer").stderr(std::process::Stdio::inherit()).output().context("cannot run image-build")?;
+    if !out.status.success() {
+        bail!("the peer was not unpacked");
+    }
+    let dir = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()).canonicalize()?;
+    Ok(dir.display().to_string())
+}
+
 fn commit() -> (String, String) {
     let git = |args: &[&str]| {
         Command::new("git")

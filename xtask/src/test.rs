@@ -63,12 +63,13 @@ pub fn run(suite: Option<&str>) -> Result<()> {
     if all || suite == Some("qemu") || qemu.is_some() {
         step("image", &|| image::build(None, false));
         step("qemu", &|| {
+            let peer = image::peer()?;
             let mut args = vec!["test", "-p", "qemu-tests", "--locked", "--no-fail-fast"];
             if let Some(name) = qemu {
                 args.extend(["--test", name]);
             }
             args.extend(["--", "--test-threads=1", "--nocapture"]);
-            cargo(&args)
+            cargo_with(&args, &[("FLOTILLA_PEER", &peer)])
         });
     }
     if failed.is_empty() {
@@ -78,8 +79,13 @@ pub fn run(suite: Option<&str>) -> Result<()> {
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
+    cargo_with(args, &[])
+}
+
+fn cargo_with(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(args)
+        .envs(env.iter().copied())
         .env("FLOTILLA_STATIC", image::static_dir())
         .env("LIBSECCOMP_LINK_TYPE", "static")
         .env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu")
