@@ -96,6 +96,11 @@ fn run(cli: &Cli) -> Result<()> {
             }
             Ok(())
         }
+        Cmd::Peer => {
+            let dir = unpacked(cli, &packages::read_lock(&lock)?, "peer")?;
+            println!("{}", dir.display());
+            Ok(())
+        }
         Cmd::Build {
             programs,
             init,
@@ -274,8 +279,7 @@ fn unpacked(cli: &Cli, lock: &[packages::Locked], set: &str) -> Result<PathBuf> 
         bail!("packages.lock has no packages for {set}; make it anew with update-lock");
     }
     let key: String = mine.iter().map(|l| l.sha256.as_str()).collect();
-    let dir = self
-        .cli
+    let dir = cli
         .cache
         .join(format!("{set}-{}", &hex(&Sha256::digest(key))[..16]));
     if dir.exists() {
