@@ -232,7 +232,9 @@ impl Machine {
 /// Debian's own `program`s with the libraries they need, as a tar archive to unpack on a machine: run them through
 /// `./run PROGRAM ARGS`. Taken from the peer tree that `image-build peer` unpacks (`$FLOTILLA_PEER`).
 pub fn debian_programs(programs: &[&str]) -> Result<Vec<u8>> {
-    let root = std::env::var_os("FLOTILLA_PEER").map(PathBuf::from).context("FLOTILLA_PEER is not set; `cargo xtask test` sets it")?;
+    let root = std::env::var_os("FLOTILLA_PEER")
+        .map(PathBuf::from)
+        .context("FLOTILLA_PEER is not set; `cargo xtask test` sets it")?;
     let lib = root.join("usr/lib/x86_64-linux-gnu");
     let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
     let path = format!("{}:{}", lib.display(), lib.join("systemd").display());
@@ -241,8 +243,14 @@ pub fn debian_programs(programs: &[&str]) -> Result<Vec<u8>> {
     for p in programs {
         let file = root.join("usr/bin").join(p);
         tar.append_path_with_name(&file, format!("bin/{p}"))?;
-        let out = std::process::Command::new(&loader).args(["--library-path", &path, "--list"]).arg(&file).output()?;
-        for word in String::from_utf8_lossy(&out.stdout).split_whitespace().filter(|w| w.starts_with(&*root.to_string_lossy())) {
+        let out = std::process::Command::new(&loader)
+            .args(["--library-path", &path, "--list"])
+            .arg(&file)
+            .output()?;
+        for word in String::from_utf8_lossy(&out.stdout)
+            .split_whitespace()
+            .filter(|w| w.starts_with(&*root.to_string_lossy()))
+        {
             let from = Path::new(word);
             if let Some(name) = from.file_name().filter(|n| seen.insert(n.to_os_string())) {
                 tar.append_path_with_name(from.canonicalize()?, Path::new("lib").join(name))?;

@@ -124,7 +124,11 @@ pub fn update_lock(mirror: Option<&str>) -> Result<()> {
 
 /// The unpacked peer, a minimal Debian with systemd.
 pub fn peer() -> Result<String> {
-    let out = Command::new(target_dir().join("release/image-build")).arg("peer").stderr(std::process::Stdio::inherit()).output().context("cannot run image-build")?;
+    let out = Command::new(target_dir().join("release/image-build"))
+        .arg("peer")
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot run image-build")?;
     if !out.status.success() {
         bail!("the peer was not unpacked");
     }
