@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cluster;
 mod image;
 mod layers;
@@ -15,7 +16,7 @@ mod tidy;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Builds, runs and tests Flotilla.
 #[derive(Debug, Parser)]
@@ -65,6 +66,11 @@ enum Cmd {
         #[arg(long)]
         force: bool,
     },
+    /// Measures, beside a peer in the same call.
+    Bench {
+        /// What to measure.
+        what: BenchName,
+    },
     /// Checks layers, documents and manifests.
     Tidy,
     /// Installs the host packages that the other commands need.
@@ -80,6 +86,12 @@ enum Cmd {
 enum ImageAction {
     /// Resolves the package list against the mirror and writes packages.lock.
     UpdateLock,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BenchName {
+    /// Start of the kernel to init, multi-user.target, ssh and a fleet unit; memory; sizes.
+    Boot,
 }
 
 /// The checkout's top directory.
@@ -120,6 +132,7 @@ fn run(command: &Cmd) -> anyhow::Result<ExitCode> {
             mirror,
             force,
         } => image::build(mirror.as_deref(), *force)?,
+        Cmd::Bench { what: BenchName::Boot } => bench::boot()?,
         Cmd::Tidy => tidy::run()?,
         Cmd::Setup => setup::install(setup::ALL)?,
         Cmd::Completion { shell } => {
