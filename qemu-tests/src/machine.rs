@@ -376,6 +376,12 @@ impl Machine {
 /// ssh to a forwarded port of this host, as user core, no questions asked.
 #[must_use]
 pub fn ssh_command(key: &Path, port: u16) -> Command {
+    ssh_command_as("core", key, port)
+}
+
+/// [`ssh_command`] as another user.
+#[must_use]
+pub fn ssh_command_as(user: &str, key: &Path, port: u16) -> Command {
     let mut c = Command::new("ssh");
     c.arg("-i").arg(key).args(["-p", &port.to_string(), "-q"]);
     for o in [
@@ -390,7 +396,7 @@ pub fn ssh_command(key: &Path, port: u16) -> Command {
     ] {
         c.args(["-o", o]);
     }
-    c.arg("core@127.0.0.1");
+    c.arg(format!("{user}@127.0.0.1"));
     c
 }
 

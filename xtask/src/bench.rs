@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use qemu_tests::accel::Accel;
-use qemu_tests::machine::ssh_command;
+use qemu_tests::machine::ssh_command_as;
 use qemu_tests::process::{Owned, wait_for};
 use qemu_tests::world::free_port;
 use qemu_tests::{World, examples};
@@ -197,8 +197,8 @@ impl Debian {
         let start = Instant::now();
         let mut qemu = Owned::start(&mut c, &self.dir.join("qemu.log"), false)?;
         let run = |s: &str| -> Result<String> {
-            let mut c = ssh_command(&self.key, port);
-            c.args(["-l", "root"]).arg(s).stdin(Stdio::null());
+            let mut c = ssh_command_as("root", &self.key, port);
+            c.arg(s).stdin(Stdio::null());
             let out = c.output()?;
             if !out.status.success() {
                 bail!("{s}: {}", String::from_utf8_lossy(&out.stderr));
