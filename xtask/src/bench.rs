@@ -38,7 +38,14 @@ pub fn boot() -> Result<()> {
     image::build(None, false)?;
     let peer = PathBuf::from(image::peer()?);
     let w = World::new("bench")?;
-    println!("accelerator: {}", if w.accel == Accel::Kvm { "KVM" } else { "TCG (emulation)" });
+    println!(
+        "accelerator: {}",
+        if w.accel == Accel::Kvm {
+            "KVM"
+        } else {
+            "TCG (emulation)"
+        }
+    );
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     let debian = Debian::prepare(&peer, &w)?;
@@ -61,7 +68,11 @@ pub fn boot() -> Result<()> {
 fn measure(run: impl Fn(&str) -> Result<String>) -> Result<Figures> {
     let stamp = |unit: &str, property: &str| -> Result<f64> {
         let text = run(&format!("systemctl show -p {property} --value {unit}"))?;
-        Ok(text.trim().parse::<f64>().with_context(|| format!("{property}: {text:?}"))? / 1e6)
+        Ok(text
+            .trim()
+            .parse::<f64>()
+            .with_context(|| format!("{property}: {text:?}"))?
+            / 1e6)
     };
     // Its own process list: pid, PSS; sshd and its children belong to the measurement.
     let list = run(
@@ -93,7 +104,11 @@ fn flotilla(w: &World, run: u8) -> Result<Figures> {
     let mut m = w.start(spec)?;
     m.wait_ssh(Duration::from_secs(180))?;
     let ssh = start.elapsed().as_secs_f64();
-    m.wait_until("multi-user.target", Duration::from_secs(120), "systemctl is-active multi-user.target")?;
+    m.wait_until(
+        "multi-user.target",
+        Duration::from_secs(120),
+        "systemctl is-active multi-user.target",
+    )?;
     let f = measure(|s| m.ssh(&format!("sudo sh -c '{}'", s.replace('\'', r"'\''"))))?;
     Ok(Figures { ssh, ..f })
 }
@@ -101,14 +116,25 @@ fn flotilla(w: &World, run: u8) -> Result<Figures> {
 /// From kernel start to a unit that fleet was given before: user data brings etcd, fleet and the unit.
 fn fleet_unit(w: &World) -> Result<f64> {
     let mut spec = w.spec(8)?;
-    spec.seed = Some(w.seed(8, &examples::etcd_member(1, 1).replace("10.0.2.11", "10.0.2.18")));
+    spec.seed = Some(w.seed(
+        8,
+        &examples::etcd_member(1, 1).replace("10.0.2.11", "10.0.2.18"),
+    ));
     let start = Instant::now();
     let mut m = w.start(spec)?;
     m.wait_ssh(Duration::from_secs(180))?;
-    m.wait_until("fleet", Duration::from_secs(240), "fleetctl list-machines --no-legend | grep -q .")?;
+    m.wait_until(
+        "fleet",
+        Duration::from_secs(240),
+        "fleetctl list-machines --no-legend | grep -q .",
+    )?;
     m.upload("t.service", b"[Service]\nExecStart=/bin/sleep 1000000\n")?;
     m.ssh("fleetctl start t.service")?;
-    m.wait_until("the unit", Duration::from_secs(60), "fleetctl list-units | grep -q running")?;
+    m.wait_until(
+        "the unit",
+        Duration::from_secs(60),
+        "fleetctl list-units | grep -q running",
+    )?;
     Ok(start.elapsed().as_secs_f64())
 }
 
@@ -126,32 +152,83 @@ impl Debian {
         fs::create_dir_all(&dir)?;
         sh(Command::new("cp").arg("-a").arg(peer).arg(&root))?;
         let modules = Path::new("build/cache/root/usr/lib/modules");
-        sh(Command::new("cp").arg("-a").arg(modules).arg(root.join("usr/lib/")))?;
-        for d in ["proc", "sys", "dev", "run", "tmp", "root/.ssh", "etc/systemd/network", "etc/systemd/system/multi-user.target.wants", "var/lib", "var/log/journal", "etc/ssh"] {
+        sh(Command::new("cp")
+            .arg("-a")
+            .arg(modules)
+            .arg(root.join("usr/lib/")))?;
+        for d in [
+            "proc",
+            "sys",
+            "dev",
+            "run",
+            "tmp",
+            "root/.ssh",
+            "etc/systemd/network",
+            "etc/systemd/system/multi-user.target.wants",
+            "var/lib",
+            "var/log/journal",
+            "etc/ssh",
+        ] {
             fs::create_dir_all(root.join(d))?;
         }
         for f in ["passwd", "group"] {
-            fs::copy(root.join(format!("usr/share/base-passwd/{f}.master")), root.join("etc").join(f))?;
+            fs::copy(
+                root.join(format!("usr/share/base-passwd/{f}.master")),
+                root.join("etc").join(f),
+            )?;
         }
-        append(&root.join("etc/passwd"), "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\nmessagebus:x:102:102::/nonexistent:/usr/sbin/nologin\nsystemd-network:x:998:998::/:/usr/sbin/nologin\n")?;
-        append(&root.join("etc/group"), "messagebus:x:102:\nsystemd-network:x:998:\nsystemd-journal:x:997:\n")?;
+        append(
+            &root.join("etc/passwd"),
+            "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\nmessagebus:x:102:102::/nonexistent:/usr/sbin/nologin\nsystemd-network:x:998:998::/:/usr/sbin/nologin\n",
+        )?;
+        append(
+            &root.join("etc/group"),
+            "messagebus:x:102:\nsystemd-network:x:998:\nsystemd-journal:x:997:\n",
+        )?;
         fs::write(root.join("etc/machine-id"), "uninitialized\n")?;
         fs::write(root.join("etc/hostname"), "debian\n")?;
-        fs::write(root.join("etc/systemd/network/lan.network"), "[Match]\nType=ether\n[Network]\nAddress=10.0.2.20/24\nGateway=10.0.2.2\n")?;
-        fs::write(root.join("etc/ssh/sshd_config"), "PermitRootLogin prohibit-password\nUsePAM no\n")?;
+        fs::write(
+            root.join("etc/systemd/network/lan.network"),
+            "[Match]\nType=ether\n[Network]\nAddress=10.0.2.20/24\nGateway=10.0.2.2\n",
+        )?;
+        fs::write(
+            root.join("etc/ssh/sshd_config"),
+            "PermitRootLogin prohibit-password\nUsePAM no\n",
+        )?;
         for k in ["ed25519"] {
-            sh(Command::new("ssh-keygen").args(["-q", "-t", k, "-N", "", "-f"]).arg(root.join(format!("etc/ssh/ssh_host_{k}_key"))))?;
+            sh(Command::new("ssh-keygen")
+                .args(["-q", "-t", k, "-N", "", "-f"])
+                .arg(root.join(format!("etc/ssh/ssh_host_{k}_key"))))?;
         }
         let key = w.dir.join("id_ed25519");
-        fs::copy(key.with_extension("pub"), root.join("root/.ssh/authorized_keys"))?;
+        fs::copy(
+            key.with_extension("pub"),
+            root.join("root/.ssh/authorized_keys"),
+        )?;
         let wants = root.join("etc/systemd/system/multi-user.target.wants");
         for u in ["ssh.service", "systemd-networkd.service"] {
             symlink(format!("/usr/lib/systemd/system/{u}"), wants.join(u))?;
         }
-        symlink("/usr/lib/systemd/system/multi-user.target", root.join("etc/systemd/system/default.target"))?;
+        symlink(
+            "/usr/lib/systemd/system/multi-user.target",
+            root.join("etc/systemd/system/default.target"),
+        )?;
         let disk = dir.join("disk.img");
         fs::File::create(&disk)?.set_len(2 << 30)?;
-        sh(Command::new("/usr/sbin/mke2fs").args(["-q", "-F", "-t", "ext4", "-L", "debian", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&disk))?;
+        sh(Command::new("/usr/sbin/mke2fs")
+            .args([
+                "-q",
+                "-F",
+                "-t",
+                "ext4",
+                "-L",
+                "debian",
+                "-E",
+                "root_owner=0:0",
+                "-d",
+            ])
+            .arg(&root)
+            .arg(&disk))?;
         let me = Debian { dir, key };
         me.initramfs()?;
         Ok(me)
@@ -163,11 +240,21 @@ impl Debian {
         for d in ["bin", "root", "proc", "dev"] {
             fs::create_dir_all(top.join(d))?;
         }
-        fs::copy("/bin/busybox", top.join("bin/busybox")).context("no /bin/busybox (package busybox-static)")?;
+        fs::copy("/bin/busybox", top.join("bin/busybox"))
+            .context("no /bin/busybox (package busybox-static)")?;
         symlink("busybox", top.join("bin/sh"))?;
-        let xz = Command::new("find").args(["build/cache/root/usr/lib/modules", "-name", "virtio_blk.ko.xz"]).output()?;
+        let xz = Command::new("find")
+            .args([
+                "build/cache/root/usr/lib/modules",
+                "-name",
+                "virtio_blk.ko.xz",
+            ])
+            .output()?;
         let xz = String::from_utf8_lossy(&xz.stdout).trim().to_string();
-        let module = Command::new("xz").args(["-dc", &xz]).output().context("cannot run xz")?;
+        let module = Command::new("xz")
+            .args(["-dc", &xz])
+            .output()
+            .context("cannot run xz")?;
         fs::write(top.join("virtio_blk.ko"), module.stdout)?;
         let init = top.join("init");
         fs::write(
@@ -175,24 +262,57 @@ impl Debian {
             "#!/bin/sh\n/bin/busybox mount -t devtmpfs dev /dev\n/bin/busybox insmod /virtio_blk.ko\nwhile [ ! -b /dev/vda ]; do :; done\n/bin/busybox mount -t ext4 /dev/vda /root\nexec /bin/busybox switch_root /root /usr/lib/systemd/systemd\n",
         )?;
         sh(Command::new("chmod").arg("755").arg(&init))?;
-        let cpio = format!("cd '{}' && find . -print0 | cpio --null -o -H newc -R 0:0 --quiet > '{}'", top.display(), self.dir.join("initrd").display());
+        let cpio = format!(
+            "cd '{}' && find . -print0 | cpio --null -o -H newc -R 0:0 --quiet > '{}'",
+            top.display(),
+            self.dir.join("initrd").display()
+        );
         sh(Command::new("sh").args(["-c", &cpio]))
     }
 
     fn boot(&self, w: &World) -> Result<Figures> {
         let disk = self.dir.join("run.qcow2");
         let _ = fs::remove_file(&disk);
-        sh(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(self.dir.join("disk.img")).arg(&disk))?;
+        sh(Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+            .arg(self.dir.join("disk.img"))
+            .arg(&disk))?;
         let port = free_port()?;
         w.lan.forward(port, "10.0.2.20", 22)?;
         let mut c = Command::new("qemu-system-x86_64");
-        c.args(w.accel.args()).args(["-smp", "1", "-m", "768", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        c.arg("-serial").arg(format!("file:{}", self.dir.join("console").display()));
-        c.arg("-kernel").arg(w.image.file("vmlinuz")).arg("-initrd").arg(self.dir.join("initrd"));
-        c.args(["-append", "console=ttyS0,115200 quiet panic=-1", "-device", "virtio-rng-pci"]);
-        c.arg("-netdev").arg(format!("vde,id=n0,sock={}", w.lan.switch().display()));
-        c.args(["-device", "virtio-net-pci,netdev=n0,mac=52:54:00:f1:07:20,romfile="]);
-        c.arg("-drive").arg(format!("file={},if=none,id=d0,format=qcow2", disk.display()));
+        c.args(w.accel.args()).args([
+            "-smp",
+            "1",
+            "-m",
+            "768",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        c.arg("-serial")
+            .arg(format!("file:{}", self.dir.join("console").display()));
+        c.arg("-kernel")
+            .arg(w.image.file("vmlinuz"))
+            .arg("-initrd")
+            .arg(self.dir.join("initrd"));
+        c.args([
+            "-append",
+            "console=ttyS0,115200 quiet panic=-1",
+            "-device",
+            "virtio-rng-pci",
+        ]);
+        c.arg("-netdev")
+            .arg(format!("vde,id=n0,sock={}", w.lan.switch().display()));
+        c.args([
+            "-device",
+            "virtio-net-pci,netdev=n0,mac=52:54:00:f1:07:20,romfile=",
+        ]);
+        c.arg("-drive").arg(format!(
+            "file={},if=none,id=d0,format=qcow2",
+            disk.display()
+        ));
         c.args(["-device", "virtio-blk-pci,drive=d0"]);
         let start = Instant::now();
         let mut qemu = Owned::start(&mut c, &self.dir.join("qemu.log"), false)?;
@@ -205,10 +325,18 @@ impl Debian {
             }
             Ok(String::from_utf8_lossy(&out.stdout).into_owned())
         };
-        wait_for("ssh of the Debian peer", w.accel.scale(Duration::from_secs(240)), || run("true").map(Some))
-            .with_context(|| fs::read_to_string(self.dir.join("console")).unwrap_or_default())?;
+        wait_for(
+            "ssh of the Debian peer",
+            w.accel.scale(Duration::from_secs(240)),
+            || run("true").map(Some),
+        )
+        .with_context(|| fs::read_to_string(self.dir.join("console")).unwrap_or_default())?;
         let ssh = start.elapsed().as_secs_f64();
-        wait_for("multi-user.target of the peer", Duration::from_secs(120), || run("systemctl is-active multi-user.target").map(Some))?;
+        wait_for(
+            "multi-user.target of the peer",
+            Duration::from_secs(120),
+            || run("systemctl is-active multi-user.target").map(Some),
+        )?;
         let f = measure(run)?;
         qemu.kill();
         Ok(Figures { ssh, ..f })
@@ -222,9 +350,16 @@ fn append(file: &Path, text: &str) -> Result<()> {
 }
 
 fn sh(c: &mut Command) -> Result<()> {
-    let out = c.stdin(Stdio::null()).output().with_context(|| format!("cannot run {:?}", c.get_program()))?;
+    let out = c
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {:?}", c.get_program()))?;
     if !out.status.success() {
-        bail!("{:?}: {}", c.get_program(), String::from_utf8_lossy(&out.stderr));
+        bail!(
+            "{:?}: {}",
+            c.get_program(),
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
     Ok(())
 }
@@ -235,7 +370,10 @@ fn median(mut v: Vec<f64>) -> f64 {
 }
 
 fn table(ours: &[Figures], theirs: &[Figures]) {
-    println!("{:<44} {:>10} {:>10} {:>8}", "median of 3", "Flotilla", "Debian", "ratio");
+    println!(
+        "{:<44} {:>10} {:>10} {:>8}",
+        "median of 3", "Flotilla", "Debian", "ratio"
+    );
     type Pick = fn(&Figures) -> f64;
     let rows: [(&str, Pick); 6] = [
         ("kernel start to init, s", |f| f.init),
@@ -246,7 +384,10 @@ fn table(ours: &[Figures], theirs: &[Figures]) {
         ("processes", |f| f.processes as f64),
     ];
     for (name, pick) in rows {
-        let (a, b) = (median(ours.iter().map(pick).collect()), median(theirs.iter().map(pick).collect()));
+        let (a, b) = (
+            median(ours.iter().map(pick).collect()),
+            median(theirs.iter().map(pick).collect()),
+        );
         println!("{name:<44} {a:>10.1} {b:>10.1} {:>8.2}", a / b);
     }
 }

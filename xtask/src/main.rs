@@ -132,7 +132,9 @@ fn run(command: &Cmd) -> anyhow::Result<ExitCode> {
             mirror,
             force,
         } => image::build(mirror.as_deref(), *force)?,
-        Cmd::Bench { what: BenchName::Boot } => bench::boot()?,
+        Cmd::Bench {
+            what: BenchName::Boot,
+        } => bench::boot()?,
         Cmd::Tidy => tidy::run()?,
         Cmd::Setup => setup::install(setup::ALL)?,
         Cmd::Completion { shell } => {
