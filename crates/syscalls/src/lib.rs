@@ -8,6 +8,7 @@
 //! * [`dm`]: device-mapper devices (verity).
 //! * [`block`]: sizes, partitions, loop devices, online growth of file systems.
 //! * [`socket`]: credentials, descriptors, uevents, loopback.
+//! * [`packet`]: raw Ethernet sockets with a filter.
 //! * [`signal`], [`tty`], [`watchdog`], [`mount`], [`namespace`], [`system`], [`seccomp`], [`bpf`]: as named.
 //!
 //! What rustix offers safely is used from rustix directly and not wrapped again here.
@@ -17,6 +18,7 @@ pub mod bpf;
 pub mod dm;
 mod inherited;
 pub mod mount;
+//! * [`packet`]: raw Ethernet sockets with a filter.
 pub mod namespace;
 pub mod seccomp;
 pub mod signal;

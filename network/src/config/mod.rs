@@ -1,0 +1,15 @@
+//! `.network` files: where they are, what they say, which link they are for.
+//!
+//! `ini` → `parse` → [`model::NetworkFile`]; `search` orders and masks; `matching` chooses. Nothing here knows the kernel.
+
+pub mod ini;
+pub mod matching;
+pub mod model;
+pub mod parse;
+pub mod search;
+pub mod values;
+
+pub use ini::Diagnostic;
+pub use matching::{HostFacts, LinkFacts, Virtualization, choose};
+pub use model::{NetworkFile, Settings};
+pub use values::Cidr;

@@ -1,3 +1,0 @@
-//! networkd and flanneld.
-
-fn main() {}

@@ -1,0 +1,751 @@
+//! The daemon's state and its loop.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::files::Writer;
+use super::kernel::{Change, Kernel};
+use super::port::{Outcome, Port};
+use super::publish::{self, Places};
+use super::{facts, hostname, masquerade};
+use crate::config::model::{ClientId, DhcpSettings};
+use crate::config::{Cidr, HostFacts, LinkFacts, NetworkFile, choose, search};
+use crate::dhcp::{Client, Event, Lease, Params};
+use crate::netlink::route::{add_altname, set_mac, set_mtu, set_up};
+use crate::netlink::socket::groups;
+use crate::netlink::{Handle, Link, Mac, Monitor, NetlinkError};
+use crate::plan::{Actual, Step, Wanted, kernel_settings, plan};
+
+/// Why the daemon cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// The kernel cannot be talked to.
+    #[error("failed to watch the kernel's links")]
+    Netlink(#[source] NetlinkError),
+    /// Signals cannot be received.
+    #[error("failed to receive signals")]
+    Signals(#[source] std::io::Error),
+    /// Waiting failed.
+    #[error("failed to wait for events")]
+    Poll(#[source] std::io::Error),
+}
+
+/// A link the kernel has, with what we decided about it.
+#[derive(Debug)]
+pub(super) struct ManagedLink {
+    pub(super) facts: LinkFacts,
+    /// The file it got, also when that says "unmanaged".
+    pub(super) file: Option<NetworkFile>,
+    altnames: Vec<String>,
+    activated: bool,
+    pub(super) port: Option<Port>,
+    /// The last plan was empty.
+    pub(super) settled: bool,
+    /// What the kernel refused.
+    pub(super) failure: Option<String>,
+    /// Gateways of the default routes we set.
+    pub(super) gateways: Vec<IpAddr>,
+    /// Steps done lately, so that a kernel that undoes them is not fought for ever.
+    repeated: BTreeMap<Step, u32>,
+    repeated_since: u64,
+}
+
+impl ManagedLink {
+    /// The lease in force.
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        self.port.as_ref()?.client.lease()
+    }
+
+    /// The file, unless it says "unmanaged".
+    fn managing_file(&self) -> Option<&NetworkFile> {
+        self.file.as_ref().filter(|f| !f.settings.unmanaged)
+    }
+}
+
+/// Steps of one kind in one minute after which we stop repeating them.
+const MOST_REPEATS: u32 = 5;
+const REPEAT_WINDOW: u64 = 60_000;
+/// Milliseconds until refused steps are tried again.
+const RETRY_REFUSED: u64 = 10_000;
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Manager {
+    root: PathBuf,
+    places: Places,
+    handle: Handle,
+    monitor: Monitor,
+    signals: OwnedFd,
+    kernel: Kernel,
+    host: HostFacts,
+    files: Vec<NetworkFile>,
+    links: BTreeMap<u32, ManagedLink>,
+    writer: Writer,
+    masquerading: Option<String>,
+    stop: bool,
+}
+
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
+
+/// Milliseconds of the boot clock.
+pub(super) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0) * 1000 + nanos.unwrap_or(0) / 1_000_000
+}
+
+impl Manager {
+    /// Reads files below `root` and lists the kernel's links.
+    pub fn new(root: &Path) -> Result<Self, ManagerError> {
+        let signals = syscalls::signal::signalfd(&[SIGHUP, SIGINT, SIGTERM])
+            .map_err(ManagerError::Signals)?;
+        let wanted = groups::LINK
+            | groups::IPV4_ADDRESS
+            | groups::IPV4_ROUTE
+            | groups::IPV6_ADDRESS
+            | groups::IPV6_ROUTE;
+        // Listening begins before listing, so that no change falls between them.
+        let monitor = Monitor::new(wanted).map_err(ManagerError::Netlink)?;
+        let mut manager = Self {
+            root: root.to_owned(),
+            places: Places::new(root),
+            handle: Handle::new().map_err(ManagerError::Netlink)?,
+            monitor,
+            signals,
+            kernel: Kernel::default(),
+            host: facts::host(root),
+            files: Vec::new(),
+            links: BTreeMap::new(),
+            writer: Writer::default(),
+            masquerading: None,
+            stop: false,
+        };
+        manager.load_files();
+        manager
+            .kernel
+            .list(&mut manager.handle, now())
+            .map_err(ManagerError::Netlink)?;
+        Ok(manager)
+    }
+
+    /// Runs until SIGTERM. Stopping takes nothing down.
+    pub fn run(&mut self) -> Result<(), ManagerError> {
+        self.reconcile();
+        notify(&[
+            sd_daemon::State::Ready,
+            sd_daemon::State::Status("links are being managed"),
+        ]);
+        while !self.stop {
+            self.wait()?;
+            let time = now();
+            self.handle_signals();
+            self.handle_kernel(time)?;
+            self.handle_ports(time);
+            self.reconcile();
+        }
+        notify(&[sd_daemon::State::Stopping]);
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), ManagerError> {
+        let mut fds = vec![
+            PollFd::new(&self.monitor, PollFlags::IN),
+            PollFd::new(&self.signals, PollFlags::IN),
+        ];
+        let ports = self.links.values().filter_map(|l| l.port.as_ref());
+        fds.extend(
+            ports
+                .clone()
+                .filter_map(Port::fd)
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+        );
+        // What the kernel refused is tried again, because not every obstacle that goes away is announced.
+        let refused = self.links.values().any(|l| l.failure.is_some());
+        let again = refused.then(|| now() + RETRY_REFUSED);
+        let due = ports.filter_map(|p| p.client.deadline()).chain(again).min();
+        // One millisecond more, or rounding would wake us just before the deadline.
+        let timeout = due.map(|due| Duration::from_millis(due.saturating_sub(now()) + 1));
+        let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(e) => Err(ManagerError::Poll(e.into())),
+        }
+    }
+
+    fn handle_signals(&mut self) {
+        while let Ok(Some(signal)) = syscalls::signal::read(self.signals.as_fd()) {
+            if signal.signal == SIGHUP {
+                notify(&[sd_daemon::State::Reloading]);
+                self.load_files();
+                for link in self.links.values_mut() {
+                    link.repeated.clear();
+                }
+                let indexes: Vec<u32> = self.links.keys().copied().collect();
+                indexes
+                    .into_iter()
+                    .for_each(|index| self.choose_file(index));
+                notify(&[sd_daemon::State::Ready]);
+            } else {
+                self.stop = true;
+            }
+        }
+    }
+
+    fn handle_kernel(&mut self, time: u64) -> Result<(), ManagerError> {
+        let kernel = &mut self.kernel;
+        let mut relist = false;
+        let complete = self
+            .monitor
+            .drain(|message| relist |= kernel.apply(message, time) == Change::Relist)
+            .map_err(ManagerError::Netlink)?;
+        if relist || !complete {
+            self.kernel
+                .list(&mut self.handle, time)
+                .map_err(ManagerError::Netlink)?;
+        }
+        Ok(())
+    }
+
+    fn handle_ports(&mut self, time: u64) {
+        let mut outcomes = Vec::new();
+        for (index, link) in &mut self.links {
+            if let Some(port) = &mut link.port {
+                let mut news = port.receive(time);
+                if port.client.deadline().is_some_and(|due| due <= time) {
+                    news.extend(port.handle(time, Event::Tick));
+                }
+                outcomes.extend(news.into_iter().map(|n| (*index, n)));
+            }
+        }
+        outcomes
+            .into_iter()
+            .for_each(|(index, outcome)| self.lease_changed(index, outcome));
+    }
+
+    fn load_files(&mut self) {
+        let (files, remarks) = search::load(&search::directories(&self.root));
+        for remark in remarks {
+            tracing::warn!("{remark}");
+        }
+        self.host = facts::host(&self.root);
+        self.files = files;
+    }
+
+    /// Brings everything in line with what is known now.
+    fn reconcile(&mut self) {
+        self.follow_links();
+        let time = now();
+        let indexes: Vec<u32> = self.links.keys().copied().collect();
+        for index in indexes {
+            self.follow_carrier(index, time);
+            // A second round does what the first made possible: addresses after "up".
+            for _ in 0..3 {
+                if !self.perform(index, time) || self.handle_kernel(time).is_err() {
+                    break;
+                }
+                self.follow_carrier(index, time);
+            }
+        }
+        self.publish();
+    }
+
+    /// Notices new, gone and renamed links.
+    fn follow_links(&mut self) {
+        let gone: Vec<u32> = self
+            .links
+            .keys()
+            .filter(|i| !self.kernel.links.contains_key(i))
+            .copied()
+            .collect();
+        for index in gone {
+            self.links.remove(&index);
+            for path in [self.places.link(index), self.places.lease(index)] {
+                report(self.writer.remove(&path), "failed to remove a state file");
+            }
+        }
+        let new_or_changed: Vec<Link> = self
+            .kernel
+            .links
+            .values()
+            .filter(|link| {
+                !link.is_loopback()
+                    && self.links.get(&link.index).is_none_or(|known| {
+                        (&known.facts.name, &known.facts.altnames, known.facts.mac)
+                            != (&link.name, &link.altnames, link.mac)
+                    })
+            })
+            .cloned()
+            .collect();
+        for link in new_or_changed {
+            let facts = facts::link(&link);
+            match self.links.get_mut(&link.index) {
+                Some(known) => known.facts = facts,
+                None => {
+                    let managed = ManagedLink {
+                        facts,
+                        file: None,
+                        altnames: Vec::new(),
+                        activated: false,
+                        port: None,
+                        settled: false,
+                        failure: None,
+                        gateways: Vec::new(),
+                        repeated: BTreeMap::new(),
+                        repeated_since: now(),
+                    };
+                    self.links.insert(link.index, managed);
+                }
+            }
+            self.choose_file(link.index);
+        }
+    }
+
+    /// Finds the file for a link, and starts or ends what differs from the one before.
+    fn choose_file(&mut self, index: u32) {
+        let (Some(managed), Some(link)) =
+            (self.links.get_mut(&index), self.kernel.links.get(&index))
+        else {
+            return;
+        };
+        let file = choose(&self.files, &managed.facts, &self.host);
+        let unchanged = match (&managed.file, file) {
+            (Some(a), Some(b)) => a == b,
+            (None, None) => true,
+            _ => false,
+        };
+        let mac_changed = managed
+            .port
+            .as_ref()
+            .is_some_and(|p| Some(p.client.params().mac) != link.mac);
+        if unchanged && !mac_changed {
+            return;
+        }
+        match file.filter(|f| !f.settings.unmanaged) {
+            Some(file) => tracing::info!(
+                link = link.name,
+                file = file.path,
+                "{} gets {}",
+                link.name,
+                file.path
+            ),
+            None if managed.managing_file().is_some() => {
+                tracing::info!(
+                    link = link.name,
+                    "{} is not managed any more, left as it is",
+                    link.name
+                );
+            }
+            None => {}
+        }
+        let dhcp_changed = managed
+            .managing_file()
+            .map(|f| (f.settings.dhcp4, &f.settings.dhcp, f.settings.keep))
+            != file
+                .filter(|f| !f.settings.unmanaged)
+                .map(|f| (f.settings.dhcp4, &f.settings.dhcp, f.settings.keep));
+        managed.file = file.cloned();
+        managed.failure = None;
+        managed.repeated.clear();
+        managed.activated &= managed.file.is_some();
+        managed.altnames = if managed.managing_file().is_some() {
+            facts::stable_names(link)
+        } else {
+            Vec::new()
+        };
+        if dhcp_changed || mac_changed {
+            self.replace_port(index, mac_changed);
+        }
+    }
+
+    /// Makes, changes or ends a link's DHCP client. A lease is kept where the client goes on.
+    fn replace_port(&mut self, index: u32, mac_changed: bool) {
+        let (Some(managed), Some(link)) =
+            (self.links.get_mut(&index), self.kernel.links.get(&index))
+        else {
+            return;
+        };
+        managed.port = None;
+        let Some(file) = managed.managing_file() else {
+            return;
+        };
+        if !file.settings.dhcp4 {
+            report(
+                self.writer.remove(&self.places.lease(index)),
+                "failed to remove a lease",
+            );
+            return;
+        }
+        let Some(mac) = link.mac.filter(|_| link.hardware == 1) else {
+            tracing::warn!(
+                link = link.name,
+                "{}: DHCP is only for Ethernet links",
+                link.name
+            );
+            return;
+        };
+        if mac_changed {
+            report(
+                self.writer.remove(&self.places.lease(index)),
+                "failed to remove a lease",
+            );
+        }
+        let params = params(
+            mac,
+            &file.settings.dhcp,
+            file.settings.keep.expired_lease,
+            &self.host,
+        );
+        managed.port = Some(Port::new(index, &link.name, Client::new(params, seed(mac))));
+    }
+
+    /// Starts and pauses the DHCP client with the carrier.
+    fn follow_carrier(&mut self, index: u32, time: u64) {
+        let (Some(managed), Some(link)) =
+            (self.links.get_mut(&index), self.kernel.links.get(&index))
+        else {
+            return;
+        };
+        let ready = link.is_up() && link.has_carrier();
+        let Some(port) = &mut managed.port else {
+            return;
+        };
+        let outcomes = match (ready, port.client.is_stopped()) {
+            (true, true) => {
+                let kept = std::fs::read_to_string(self.places.lease(index)).ok();
+                let kept = kept.and_then(|text| Lease::parse(&text));
+                port.handle(time, Event::Start(kept.as_ref()))
+            }
+            (false, false) => {
+                tracing::info!(link = link.name, "{}: no carrier", link.name);
+                port.handle(time, Event::CarrierLost)
+            }
+            _ => Vec::new(),
+        };
+        outcomes
+            .into_iter()
+            .for_each(|outcome| self.lease_changed(index, outcome));
+    }
+
+    fn lease_changed(&mut self, index: u32, outcome: Outcome) {
+        let Some(managed) = self.links.get_mut(&index) else {
+            return;
+        };
+        let name = managed.facts.name.clone();
+        managed.repeated.clear();
+        match outcome {
+            Outcome::Acquired(lease) => {
+                tracing::info!(
+                    link = name,
+                    "{name}: DHCP lease of {} from {}, {} s",
+                    lease.cidr(),
+                    lease.server,
+                    lease.lifetime
+                );
+                let written = self.writer.put(self.places.lease(index), lease.to_text());
+                report(written, "failed to write a lease");
+                let wanted = managed
+                    .managing_file()
+                    .is_some_and(|f| f.settings.dhcp.use_hostname);
+                if let Some(given) = lease.hostname.filter(|_| wanted)
+                    && !hostname::is_configured(&self.root, &self.host.command_line)
+                {
+                    report(hostname::set(&given), "failed to set the host name");
+                }
+            }
+            Outcome::Lost(lease) => {
+                tracing::warn!(
+                    link = name,
+                    "{name}: DHCP lease of {} is gone",
+                    lease.cidr()
+                );
+                report(
+                    self.writer.remove(&self.places.lease(index)),
+                    "failed to remove a lease",
+                );
+            }
+        }
+    }
+
+    /// Plans for a link and does the steps; whether there were any that are worth another look.
+    fn perform(&mut self, index: u32, time: u64) -> bool {
+        let (Some(managed), Some(link)) =
+            (self.links.get_mut(&index), self.kernel.links.get(&index))
+        else {
+            return false;
+        };
+        let Some(file) = managed.file.as_ref().filter(|f| !f.settings.unmanaged) else {
+            return false;
+        };
+        let sysctl = kernel_settings(&link.name, &file.settings).into_iter();
+        let actual = Actual {
+            link: link.clone(),
+            addresses: self.kernel.addresses(index),
+            routes: self.kernel.routes(index),
+            sysctl: sysctl
+                .filter_map(|(path, _)| read_sysctl(&path).map(|v| (path, v)))
+                .collect(),
+        };
+        let lease = managed.port.as_ref().and_then(|p| p.client.lease());
+        let wanted = Wanted {
+            settings: &file.settings,
+            lease,
+            altnames: &managed.altnames,
+            activated: managed.activated,
+        };
+        let steps = plan(&actual, wanted, time);
+        managed.activated = true;
+        let defaults = actual.routes.iter().filter(|r| r.prefix == 0);
+        managed.gateways = defaults
+            .filter_map(|r| r.gateway)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        managed.settled = steps.is_empty();
+        if managed.settled {
+            managed.failure = None;
+        }
+        if time.saturating_sub(managed.repeated_since) > REPEAT_WINDOW {
+            managed.repeated.clear();
+            managed.repeated_since = time;
+        }
+        let mut done = false;
+        for step in steps {
+            let count = managed.repeated.entry(step.clone()).or_insert(0);
+            *count += 1;
+            if *count <= MOST_REPEATS {
+                done = true;
+                let result = perform_step(&mut self.handle, &step);
+                conclude(
+                    managed,
+                    &step,
+                    *managed.repeated.get(&step).unwrap_or(&1),
+                    result,
+                );
+            } else if matches!(step, Step::AltName(..) | Step::PutRoute(..)) {
+                // Somebody else has the name, or a route that says the same: not worth failing the link.
+                managed.settled = true;
+            }
+        }
+        done
+    }
+
+    fn publish(&mut self) {
+        let mut states = Vec::new();
+        for link in self.kernel.links.values().filter(|l| !l.is_loopback()) {
+            let addresses = self.kernel.addresses(link.index);
+            states.push(publish::status(
+                link,
+                &addresses,
+                self.links.get(&link.index),
+            ));
+        }
+        let written = publish::write_states(&mut self.writer, &self.places, &states);
+        report(written, "failed to write the links' states");
+        let sources: Vec<_> = self.links.values().map(publish::source).collect();
+        let text = crate::resolv::resolv_conf(&sources);
+        report(
+            self.writer.put(self.places.resolv_conf.clone(), text),
+            "failed to write resolv.conf",
+        );
+        self.publish_time(&crate::resolv::time_sources(&sources));
+        self.publish_masquerading();
+    }
+
+    fn publish_time(&mut self, text: &str) {
+        let path = self.places.time_sources.clone();
+        let changed = if text.is_empty() {
+            self.writer.remove(&path)
+        } else {
+            self.writer.put(path, text.to_owned())
+        };
+        match changed {
+            // A time daemon that runs reads the list again; one that starts later reads it anyway.
+            Ok(true) if Path::new("/run/chrony/chronyd.pid").exists() => {
+                let told = std::process::Command::new("chronyc")
+                    .args(["reload", "sources"])
+                    .output();
+                report(told, "failed to tell the time daemon its sources");
+            }
+            other => report(other, "failed to write the time sources"),
+        }
+    }
+
+    fn publish_masquerading(&mut self) {
+        let wishes: Vec<(String, Vec<Cidr>)> = self
+            .links
+            .values()
+            .filter_map(|managed| {
+                let file = managed.managing_file()?;
+                let (v4, v6) = (file.settings.masquerade_v4, file.settings.masquerade_v6);
+                let networks = file.settings.addresses.iter().map(|a| a.address);
+                let networks: Vec<Cidr> = networks
+                    .filter(|n| if n.addr.is_ipv4() { v4 } else { v6 })
+                    .collect();
+                (!networks.is_empty()).then(|| (managed.facts.name.clone(), networks))
+            })
+            .collect();
+        let rules = masquerade::rules(&wishes);
+        if self
+            .masquerading
+            .as_ref()
+            .map_or(!wishes.is_empty(), |have| *have != rules)
+        {
+            report(
+                masquerade::load(&rules),
+                "failed to set the masquerading rules",
+            );
+            self.masquerading = Some(rules);
+        }
+    }
+}
+
+/// Notes how a step went: refusals are told once and make the link "failed".
+fn conclude(managed: &mut ManagedLink, step: &Step, count: u32, result: Result<(), String>) {
+    let name = &managed.facts.name;
+    match (result, step) {
+        (Ok(()), _) => tracing::debug!(link = name, ?step, "done"),
+        // A name that is taken is not worth failing for.
+        (Err(error), Step::AltName(_, altname)) => {
+            tracing::debug!(link = name, altname, error, "name not added");
+        }
+        (Err(error), _) => {
+            let text = format!("{}: {error}", describe(step));
+            if count == 1 {
+                tracing::warn!(link = name, "{name}: {text}");
+            }
+            managed.failure = Some(text);
+        }
+    }
+}
+
+fn describe(step: &Step) -> String {
+    match step {
+        Step::Sysctl(path, value) => format!("failed to set {path} to {value}"),
+        Step::AltName(_, name) => format!("failed to add the name {name}"),
+        Step::Mac(_, mac) => format!("failed to set the hardware address {mac}"),
+        Step::Mtu(_, mtu) => format!("failed to set an MTU of {mtu}"),
+        Step::Up(_, up) => format!(
+            "failed to take the link {}",
+            if *up { "up" } else { "down" }
+        ),
+        Step::PutAddress(a) => format!("failed to set the address {}/{}", a.local, a.prefix),
+        Step::DropAddress(a) => format!("failed to remove the address {}/{}", a.local, a.prefix),
+        Step::PutRoute(r, _) => {
+            let via = r.gateway.map(|g| format!(" via {g}")).unwrap_or_default();
+            format!(
+                "failed to set the route to {}/{}{via}",
+                r.destination, r.prefix
+            )
+        }
+        Step::DropRoute(r) => format!(
+            "failed to remove the route to {}/{}",
+            r.destination, r.prefix
+        ),
+    }
+}
+
+fn perform_step(handle: &mut Handle, step: &Step) -> Result<(), String> {
+    let result = match step {
+        Step::Sysctl(path, value) => {
+            return std::fs::write(Path::new("/proc/sys").join(path), value)
+                .map_err(|e| e.to_string());
+        }
+        Step::AltName(index, name) => handle.request(add_altname(*index, name)),
+        Step::Mac(index, mac) => handle.request(set_mac(*index, *mac)).or_else(|error| {
+            // Some drivers take a new address only while the link is down; the plan brings it up again.
+            if !error.is(Errno::BUSY) {
+                return Err(error);
+            }
+            handle.request(set_up(*index, false))?;
+            handle.request(set_mac(*index, *mac))?;
+            handle.request(set_up(*index, true))
+        }),
+        Step::Mtu(index, mtu) => handle.request(set_mtu(*index, *mtu)),
+        Step::Up(index, up) => handle.request(set_up(*index, *up)),
+        Step::PutAddress(address) => handle.request(address.replace()),
+        Step::DropAddress(address) => handle.request(address.remove()),
+        Step::PutRoute(route, true) => handle.request(route.replace()),
+        Step::PutRoute(route, false) => handle.request(route.add()),
+        Step::DropRoute(route) => handle.request(route.remove()),
+    };
+    match (result, step) {
+        (Ok(()), _) => Ok(()),
+        // Already gone: the kernel drops routes with their addresses.
+        (Err(e), Step::DropRoute(_)) if e.is(Errno::SRCH) => Ok(()),
+        (Err(e), Step::DropAddress(_)) if e.is(Errno::ADDRNOTAVAIL) => Ok(()),
+        // Somebody else's route says the same; it is not ours to replace.
+        (Err(e), Step::PutRoute(..)) if e.is(Errno::EXIST) => Ok(()),
+        (Err(e), _) => Err(telemetry::chain(&e)),
+    }
+}
+
+fn read_sysctl(path: &str) -> Option<String> {
+    std::fs::read_to_string(Path::new("/proc/sys").join(path))
+        .ok()
+        .map(|v| v.trim().to_owned())
+}
+
+fn params(mac: Mac, dhcp: &DhcpSettings, keep_expired: bool, host: &HostFacts) -> Params {
+    let own_name = || hostname::to_send(&host.hostname);
+    Params {
+        mac,
+        client_id: match dhcp.client_id {
+            ClientId::Mac => std::iter::once(1).chain(mac.0).collect(),
+            ClientId::Duid => duid(mac, &host.machine_id),
+        },
+        hostname: if dhcp.send_hostname {
+            dhcp.hostname.clone().or_else(own_name)
+        } else {
+            None
+        },
+        vendor_class: dhcp.vendor_class.clone(),
+        broadcast: dhcp.broadcast,
+        max_attempts: dhcp.max_attempts,
+        keep_expired,
+    }
+}
+
+/// RFC 4361: type 255, an association number from the hardware address, and a DUID of the machine. The machine-id itself
+/// is not told to the network, only a number made from it.
+fn duid(mac: Mac, machine_id: &str) -> Vec<u8> {
+    let hash = |seed: u64, bytes: &[u8]| {
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325 ^ seed, |h, b| {
+            (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+        })
+    };
+    let mut out = vec![255];
+    out.extend_from_slice(&mac.0[2..]);
+    out.extend_from_slice(&[0, 4]);
+    out.extend_from_slice(&hash(1, machine_id.as_bytes()).to_be_bytes());
+    out.extend_from_slice(&hash(2, machine_id.as_bytes()).to_be_bytes());
+    out
+}
+
+/// Differs between machines and between runs.
+fn seed(mac: Mac) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f]).rotate_left(17)
+        ^ now().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// The manager not hearing us is no reason to stop serving.
+fn notify(states: &[sd_daemon::State<'_>]) {
+    if let Err(error) = sd_daemon::notify(states) {
+        tracing::warn!("{}", telemetry::chain(&error));
+    }
+}
+
+fn report<T>(result: std::io::Result<T>, what: &str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "{what}");
+    }
+}
