@@ -18,8 +18,8 @@ pub mod bpf;
 pub mod dm;
 mod inherited;
 pub mod mount;
-//! * [`packet`]: raw Ethernet sockets with a filter.
 pub mod namespace;
+pub mod packet;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
