@@ -35,6 +35,18 @@ pub struct Message {
 /// # Errors
 /// As `recvmsg`; `WouldBlock` when nothing is there.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Message> {
+    receive_with(socket, buffer, 0)
+}
+
+/// As [`receive`], but leaves the message (or the data of a stream) in the socket. Descriptors are duplicates.
+///
+/// # Errors
+/// As `recvmsg`; `WouldBlock` when nothing is there.
+pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Message> {
+    receive_with(socket, buffer, libc::MSG_PEEK)
+}
+
+fn receive_with(socket: impl AsFd, buffer: &mut [u8], flags: libc::c_int) -> io::Result<Message> {
     #[repr(C, align(8))]
     struct Control([u8; 4096]);
     let mut control = Control([0; 4096]);
@@ -51,7 +63,7 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Message> {
         let len = libc::recvmsg(
             socket.as_fd().as_raw_fd(),
             &mut header,
-            libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT,
+            libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT | flags,
         );
         if len < 0 {
             return Err(io::Error::last_os_error());

@@ -1,3 +1,0 @@
-//! journald and journalctl.
-
-fn main() {}
