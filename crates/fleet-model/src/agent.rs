@@ -1,0 +1,330 @@
+//! One machine's decisions: what to tell its service manager, and why.
+//!
+//! [`wanted`] picks from the whole registry what this machine shall run; [`plan`] compares it with
+//! what is there. A unit whose text changed, or that is wanted no more, is unloaded first; once it
+//! is gone the next plan loads what shall be there instead.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::engine::{Population, accept_globals};
+use crate::machine::{MachineId, Metadata};
+use crate::name::UnitName;
+use crate::requirements::Requirements;
+use crate::state::TargetState;
+use crate::text::UnitFile;
+
+/// One unit of the registry, as an agent needs it.
+#[derive(Debug, Clone)]
+pub struct AgentUnit {
+    /// Its text.
+    pub file: Arc<UnitFile>,
+    /// Hash of the text.
+    pub hash: Arc<str>,
+    /// What it asks for.
+    pub requirements: Arc<Requirements>,
+    /// What is wanted of it.
+    pub target: TargetState,
+    /// Where it is scheduled.
+    pub scheduled: Option<MachineId>,
+}
+
+/// A unit this machine shall have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Hash of its text.
+    pub hash: Arc<str>,
+    /// Loaded or launched.
+    pub target: TargetState,
+    /// It runs here because it is global, not because it is scheduled.
+    pub global: bool,
+}
+
+/// What this machine shall have: the units scheduled on it, and the global ones it accepts.
+#[must_use]
+pub fn wanted(
+    me: &MachineId,
+    metadata: &Metadata,
+    units: &BTreeMap<UnitName, AgentUnit>,
+) -> BTreeMap<UnitName, Wanted> {
+    let runs = |name: &UnitName, unit: &AgentUnit| {
+        unit.target != TargetState::Inactive && !name.is_template()
+    };
+    let mut out = BTreeMap::new();
+    let mut population = Population::default();
+    for (name, unit) in units {
+        if runs(name, unit) && !unit.requirements.global && unit.scheduled.as_ref() == Some(me) {
+            population.add(name, &unit.requirements);
+            out.insert(
+                name.clone(),
+                Wanted {
+                    hash: unit.hash.clone(),
+                    target: unit.target,
+                    global: false,
+                },
+            );
+        }
+    }
+    let globals = units
+        .iter()
+        .filter(|(n, u)| runs(n, u) && u.requirements.global);
+    let globals = globals.map(|(name, unit)| (name, &*unit.requirements));
+    for name in accept_globals(metadata, &population, globals).names() {
+        let unit = &units[name];
+        out.insert(
+            name.clone(),
+            Wanted {
+                hash: unit.hash.clone(),
+                target: unit.target,
+                global: true,
+            },
+        );
+    }
+    out
+}
+
+/// A unit this machine has: its file is in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalUnit {
+    /// Hash of the text in place.
+    pub hash: Arc<str>,
+    /// Its start was asked for, and not its stop since.
+    pub launched: bool,
+}
+
+/// What to do with one unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentTask {
+    /// The unit.
+    pub unit: UnitName,
+    /// What.
+    pub step: Step,
+    /// Why.
+    pub why: Reason,
+}
+
+/// One step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Stop it if it runs, take its file away.
+    Unload,
+    /// Put its file in place and tell the service manager.
+    Load,
+    /// Ask for its stop.
+    Stop,
+    /// Ask for its start.
+    Start,
+}
+
+impl Step {
+    /// The word for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unload => "unload",
+            Self::Load => "load",
+            Self::Stop => "stop",
+            Self::Start => "start",
+        }
+    }
+}
+
+/// Why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It is scheduled here and was not there.
+    ScheduledHere,
+    /// It is global, fits here, and was not there.
+    GlobalFits,
+    /// It is not, or no longer, wanted here.
+    NotWantedHere,
+    /// Its text has changed.
+    TextChanged,
+    /// Its target state is launched.
+    TargetLaunched,
+    /// Its target state is loaded.
+    TargetLoaded,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ScheduledHere => "unit scheduled here but not loaded",
+            Self::GlobalFits => "global unit fits here but is not loaded",
+            Self::NotWantedHere => "unit loaded but not wanted here",
+            Self::TextChanged => "unit file has changed",
+            Self::TargetLaunched => "unit loaded but desired state is launched",
+            Self::TargetLoaded => "unit launched but desired state is loaded",
+        })
+    }
+}
+
+/// The tasks that bring `have` nearer to `wanted`: unload, load, stop, start, each by name.
+#[must_use]
+pub fn plan(
+    wanted: &BTreeMap<UnitName, Wanted>,
+    have: &BTreeMap<UnitName, LocalUnit>,
+) -> Vec<AgentTask> {
+    let mut tasks = Vec::new();
+    let mut add = |unit: &UnitName, step, why| {
+        tasks.push(AgentTask {
+            unit: unit.clone(),
+            step,
+            why,
+        });
+    };
+    for (name, local) in have {
+        match wanted.get(name) {
+            None => add(name, Step::Unload, Reason::NotWantedHere),
+            Some(w) if w.hash != local.hash => add(name, Step::Unload, Reason::TextChanged),
+            Some(w) if w.target == TargetState::Launched && !local.launched => {
+                add(name, Step::Start, Reason::TargetLaunched);
+            }
+            Some(w) if w.target == TargetState::Loaded && local.launched => {
+                add(name, Step::Stop, Reason::TargetLoaded);
+            }
+            Some(_) => {}
+        }
+    }
+    for (name, w) in wanted.iter().filter(|(name, _)| !have.contains_key(*name)) {
+        add(
+            name,
+            Step::Load,
+            if w.global {
+                Reason::GlobalFits
+            } else {
+                Reason::ScheduledHere
+            },
+        );
+        if w.target == TargetState::Launched {
+            add(name, Step::Start, Reason::TargetLaunched);
+        }
+    }
+    tasks.sort_by(|a, b| (a.step, &a.unit).cmp(&(b.step, &b.unit)));
+    tasks
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(text: &str) -> UnitName {
+        UnitName::parse(&format!("{text}.service")).unwrap()
+    }
+
+    fn check(wants: &[(&str, &str, TargetState)], have: &[(&str, &str, bool)], expect: &[&str]) {
+        let wanted = wants.iter().map(|(n, h, t)| {
+            (
+                name(n),
+                Wanted {
+                    hash: (*h).into(),
+                    target: *t,
+                    global: false,
+                },
+            )
+        });
+        let have = have.iter().map(|(n, h, l)| {
+            (
+                name(n),
+                LocalUnit {
+                    hash: (*h).into(),
+                    launched: *l,
+                },
+            )
+        });
+        let tasks = plan(&wanted.collect(), &have.collect());
+        let got: Vec<_> = tasks
+            .iter()
+            .map(|t| format!("{} {}", t.step.as_str(), t.unit.stem()))
+            .collect();
+        assert_eq!(got, expect);
+    }
+
+    #[test]
+    fn differences_become_tasks_in_order() {
+        use TargetState::{Launched, Loaded};
+        check(&[], &[], &[]);
+        check(&[("a", "1", Launched)], &[], &["load a", "start a"]);
+        check(&[("a", "1", Loaded)], &[], &["load a"]);
+        check(&[("a", "1", Launched)], &[("a", "1", true)], &[]);
+        check(&[("a", "1", Launched)], &[("a", "1", false)], &["start a"]);
+        check(&[("a", "1", Loaded)], &[("a", "1", true)], &["stop a"]);
+        check(&[("a", "2", Launched)], &[("a", "1", true)], &["unload a"]);
+        check(&[], &[("a", "1", true)], &["unload a"]);
+        check(
+            &[("c", "1", Launched), ("b", "1", Launched)],
+            &[("z", "1", true), ("d", "1", false)],
+            &[
+                "unload d", "unload z", "load b", "load c", "start b", "start c",
+            ],
+        );
+    }
+
+    #[test]
+    fn scheduled_units_beat_global_ones_whatever_their_names() {
+        let me = MachineId::parse("m1").unwrap();
+        let unit = |section: &str, scheduled: bool| {
+            let file = UnitFile::parse(&format!("[X-Fleet]\n{section}")).unwrap();
+            let requirements = Arc::new(Requirements::of(&name("x"), &file));
+            AgentUnit {
+                hash: file.hash().into(),
+                file: Arc::new(file),
+                requirements,
+                target: TargetState::Launched,
+                scheduled: scheduled.then(|| me.clone()),
+            }
+        };
+        let units = BTreeMap::from([
+            (name("a-global"), unit("Global=true\nConflicts=s*", false)),
+            (name("b-global"), unit("Global=true", false)),
+            (name("c-global"), unit("Global=true\nConflicts=b-*", false)),
+            (
+                name("d-global"),
+                unit("Global=true\nMachineMetadata=a=b", false),
+            ),
+            (name("elsewhere"), unit("", false)),
+            (name("scheduled"), unit("", true)),
+            (
+                UnitName::parse("t@.service").unwrap(),
+                unit("Global=true", false),
+            ),
+        ]);
+        let got = wanted(&me, &Metadata::new(), &units);
+        let names: Vec<_> = got.keys().map(UnitName::stem).collect();
+        assert_eq!(names, ["b-global", "scheduled"]);
+    }
+
+    proptest! {
+        #[test]
+        fn carrying_plans_out_settles(
+            wants in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>()), 0..5),
+            have in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>()), 0..5),
+        ) {
+            let wanted: BTreeMap<_, _> = wants.iter().map(|(n, (h, l))| {
+                let target = if *l { TargetState::Launched } else { TargetState::Loaded };
+                (name(n), Wanted { hash: h.as_str().into(), target, global: false })
+            }).collect();
+            let mut have: BTreeMap<_, _> = have.iter().map(|(n, (h, l))| {
+                (name(n), LocalUnit { hash: h.as_str().into(), launched: *l })
+            }).collect();
+            for _ in 0..2 {
+                for task in plan(&wanted, &have) {
+                    match task.step {
+                        Step::Unload => { have.remove(&task.unit); }
+                        Step::Load => {
+                            let hash = wanted[&task.unit].hash.clone();
+                            have.insert(task.unit, LocalUnit { hash, launched: false });
+                        }
+                        Step::Stop => have.get_mut(&task.unit).unwrap().launched = false,
+                        Step::Start => have.get_mut(&task.unit).unwrap().launched = true,
+                    }
+                }
+            }
+            prop_assert_eq!(plan(&wanted, &have), vec![]);
+            prop_assert_eq!(have.len(), wanted.len());
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The units on one machine, indexed so that conflicts are found without comparing all pairs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use crate::glob::Glob;
+use crate::machine::Metadata;
+use crate::name::UnitName;
+use crate::requirements::Requirements;
+
+/// Units that share a machine.
+#[derive(Debug, Clone, Default)]
+pub struct Population {
+    names: BTreeSet<UnitName>,
+    conflicts: PatternIndex,
+    replaces: PatternIndex,
+}
+
+/// Patterns by the text that every match begins with, and who holds them.
+#[derive(Debug, Clone, Default)]
+struct PatternIndex(BTreeMap<String, BTreeMap<Glob, BTreeSet<UnitName>>>);
+
+impl PatternIndex {
+    fn add(&mut self, glob: &Glob, holder: &UnitName) {
+        let globs = self.0.entry(glob.literal_prefix().to_owned()).or_default();
+        globs
+            .entry(glob.clone())
+            .or_default()
+            .insert(holder.clone());
+    }
+
+    fn remove(&mut self, glob: &Glob, holder: &UnitName) {
+        let Some(globs) = self.0.get_mut(glob.literal_prefix()) else {
+            return;
+        };
+        if let Some(holders) = globs.get_mut(glob) {
+            holders.remove(holder);
+            if holders.is_empty() {
+                globs.remove(glob);
+            }
+        }
+        if globs.is_empty() {
+            self.0.remove(glob.literal_prefix());
+        }
+    }
+
+    /// All others that hold a pattern matching `name`.
+    fn holders<'a>(&'a self, name: &'a UnitName) -> impl Iterator<Item = &'a UnitName> + 'a {
+        let text = name.as_str();
+        (0..=text.len())
+            .filter(|_| !self.0.is_empty())
+            .filter_map(|end| self.0.get(text.get(..end)?))
+            .flatten()
+            .filter(|(glob, _)| glob.matches(text))
+            .flat_map(|(_, holders)| holders)
+            .filter(move |holder| *holder != name)
+    }
+}
+
+impl Population {
+    /// Adds a unit.
+    pub fn add(&mut self, name: &UnitName, requirements: &Requirements) {
+        self.names.insert(name.clone());
+        requirements
+            .conflicts
+            .iter()
+            .for_each(|glob| self.conflicts.add(glob, name));
+        requirements
+            .replaces
+            .iter()
+            .for_each(|glob| self.replaces.add(glob, name));
+    }
+
+    /// Removes a unit that was added with these requirements.
+    pub fn remove(&mut self, name: &UnitName, requirements: &Requirements) {
+        self.names.remove(name);
+        requirements
+            .conflicts
+            .iter()
+            .for_each(|glob| self.conflicts.remove(glob, name));
+        requirements
+            .replaces
+            .iter()
+            .for_each(|glob| self.replaces.remove(glob, name));
+    }
+
+    /// Names, ascending.
+    #[must_use]
+    pub fn names(&self) -> &BTreeSet<UnitName> {
+        &self.names
+    }
+
+    /// Others that a pattern of a unit matches.
+    pub fn matching<'a>(
+        &'a self,
+        glob: &'a Glob,
+        except: &'a UnitName,
+    ) -> impl Iterator<Item = &'a UnitName> + 'a {
+        let prefix = glob.literal_prefix();
+        self.names
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(move |name| name.as_str().starts_with(prefix))
+            .filter(move |name| *name != except && glob.matches(name.as_str()))
+    }
+
+    /// Others that a unit cannot be with, whichever side says so.
+    pub fn conflicts<'a>(
+        &'a self,
+        name: &'a UnitName,
+        requirements: &'a Requirements,
+    ) -> impl Iterator<Item = &'a UnitName> + 'a {
+        let own = requirements
+            .conflicts
+            .iter()
+            .flat_map(|glob| self.matching(glob, name));
+        own.chain(self.conflicts.holders(name))
+    }
+
+    /// Others that replace a unit. Mutual replacement is left to the caller.
+    pub fn replacers<'a>(&'a self, name: &'a UnitName) -> impl Iterator<Item = &'a UnitName> + 'a {
+        self.replaces.holders(name)
+    }
+}
+
+/// The global units that run on a machine: its metadata must fit, and neither a scheduled unit nor
+/// a global one accepted before, in name order, may conflict. `globals` must come in name order.
+pub fn accept_globals<'a>(
+    metadata: &Metadata,
+    scheduled: &Population,
+    globals: impl Iterator<Item = (&'a UnitName, &'a Requirements)>,
+) -> Population {
+    let mut accepted = Population::default();
+    for (name, requirements) in globals {
+        if requirements.missing_metadata(metadata).is_none()
+            && scheduled.conflicts(name, requirements).next().is_none()
+            && accepted.conflicts(name, requirements).next().is_none()
+        {
+            accepted.add(name, requirements);
+        }
+    }
+    accepted
+}
