@@ -90,9 +90,7 @@ impl Report {
         let fails = match (json, worst) {
             (_, None) => false,
             (false, Some(_)) => true,
-            (true, Some(level)) => {
-                level == Level::Error || (strict && level == Level::Warning)
-            }
+            (true, Some(level)) => level == Level::Error || (strict && level == Level::Warning),
         };
         u8::from(fails)
     }

@@ -69,8 +69,13 @@ pub fn classify(bytes: &[u8]) -> Result<Input, InputError> {
 
 fn text(bytes: &[u8]) -> Result<&str, InputError> {
     std::str::from_utf8(bytes).map_err(|error| {
-        let newlines = bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        InputError::NotText { line: u32::try_from(newlines + 1).unwrap_or(u32::MAX) }
+        let newlines = bytes[..error.valid_up_to()]
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count();
+        InputError::NotText {
+            line: u32::try_from(newlines + 1).unwrap_or(u32::MAX),
+        }
     })
 }
 
@@ -99,16 +104,24 @@ fn classify_text(text: &str, depth: usize) -> Result<Input, InputError> {
 
 fn addresses(text: &str) -> Vec<String> {
     let lines = text.lines().skip(1).map(str::trim);
-    lines.filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect()
+    lines
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn is_ignition(text: &str) -> bool {
     if !text.trim_start().starts_with('{') {
         return false;
     }
-    let Ok(json) = serde_json::from_str::<serde_json::Value>(text) else { return false };
+    let Ok(json) = serde_json::from_str::<serde_json::Value>(text) else {
+        return false;
+    };
     json.get("ignitionVersion").is_some()
-        || json.get("ignition").and_then(|i| i.get("version")).is_some()
+        || json
+            .get("ignition")
+            .and_then(|i| i.get("version"))
+            .is_some()
 }
 
 /// Headers of a MIME entity, names in lower case, and its body.
@@ -134,7 +147,10 @@ fn split_headers(text: &str) -> (Vec<(String, String)>, &str) {
 }
 
 fn header<'h>(headers: &'h [(String, String)], name: &str) -> &'h str {
-    headers.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str())
+    headers
+        .iter()
+        .find(|(n, _)| n == name)
+        .map_or("", |(_, v)| v.as_str())
 }
 
 fn parameter(value: &str, name: &str) -> Option<String> {
@@ -159,7 +175,12 @@ fn message(
     }
     let (headers, body) = split_headers(text);
     let kind = header(&headers, "content-type");
-    let media = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let media = kind
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     if media.starts_with("multipart/") {
         let boundary = parameter(kind, "boundary").filter(|b| !b.is_empty());
         let boundary = boundary.ok_or(InputError::Mime("no boundary is given"))?;
@@ -168,7 +189,10 @@ fn message(
         }
         return Ok(());
     }
-    let body = match header(&headers, "content-transfer-encoding").to_ascii_lowercase().as_str() {
+    let body = match header(&headers, "content-transfer-encoding")
+        .to_ascii_lowercase()
+        .as_str()
+    {
         "base64" => content::base64_decode(body.as_bytes())
             .map_err(|_| InputError::Mime("a part is not valid base64"))?,
         "" | "7bit" | "8bit" | "binary" => body.as_bytes().to_vec(),
@@ -206,7 +230,9 @@ fn split_parts<'t>(body: &'t str, boundary: &str) -> Result<Vec<&'t str>, InputE
     let mut at = 0;
     for line in body.split_inclusive('\n') {
         let bare = line.trim_end();
-        let last = bare.strip_prefix(&delimiter).is_some_and(|rest| rest == "--");
+        let last = bare
+            .strip_prefix(&delimiter)
+            .is_some_and(|rest| rest == "--");
         if bare == delimiter || last {
             if let Some(start) = start {
                 parts.push(&body[start..at]);
@@ -243,7 +269,10 @@ fn validate_input(input: &Input) -> Report {
         Input::Document(text) => crate::config::validate(text),
         Input::Unknown => header_finding(Mark::START),
         Input::Parts(parts, _) => {
-            let findings = parts.iter().flat_map(|p| validate_input(p).findings).collect();
+            let findings = parts
+                .iter()
+                .flat_map(|p| validate_input(p).findings)
+                .collect();
             Report { findings }
         }
         Input::Empty | Input::Script(_) | Input::Ignition | Input::Include(_) => Report::default(),
@@ -295,7 +324,9 @@ mod tests {
             Content-Type: text/cloud-config\n\n#cloud-config\nhostname: a\n\n--XX\n\
             Content-Type: text/x-shellscript\nContent-Transfer-Encoding: base64\n\nIyEvYmluL3NoCg==\n\
             --XX\nContent-Type: image/png\n\nx\n--XX--\n";
-        let Input::Parts(parts, notes) = classify(text.as_bytes()).unwrap() else { panic!() };
+        let Input::Parts(parts, notes) = classify(text.as_bytes()).unwrap() else {
+            panic!()
+        };
         assert_eq!(
             parts,
             [
@@ -310,7 +341,13 @@ mod tests {
 
     #[test]
     fn broken_gzip_is_refused() {
-        assert!(matches!(classify(&[0x1f, 0x8b, 8, 0]), Err(InputError::Gzip(_))));
-        assert!(matches!(classify(b"#cloud-config\na: \xff"), Err(InputError::NotText { line: 2 })));
+        assert!(matches!(
+            classify(&[0x1f, 0x8b, 8, 0]),
+            Err(InputError::Gzip(_))
+        ));
+        assert!(matches!(
+            classify(b"#cloud-config\na: \xff"),
+            Err(InputError::NotText { line: 2 })
+        ));
     }
 }

@@ -26,7 +26,6 @@ pub mod config;
 pub mod datasource;
 pub mod finding;
 pub mod input;
-mod log;
 pub mod metadata;
 pub mod net;
 pub mod netconf;

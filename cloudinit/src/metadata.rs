@@ -99,7 +99,9 @@ pub fn merge(config: &mut CloudConfig, meta: &MetaData) -> Option<String> {
             ));
         }
     }
-    config.ssh_authorized_keys.extend(meta.public_keys.values().cloned());
+    config
+        .ssh_authorized_keys
+        .extend(meta.public_keys.values().cloned());
     note
 }
 

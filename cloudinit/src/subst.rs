@@ -5,11 +5,10 @@
 //! kept: `\$private_ipv4` in double quotes is no YAML escape, so [`protect`] hides such backslashes
 //! before the parser sees them.
 
-use crate::yaml::{Mark, Node, Style, Value};
+use crate::yaml::{Node, Style, Value};
 
 /// The four names that are replaced everywhere, by prefix, as the original does.
-pub const ADDRESS_NAMES: [&str; 4] =
-    ["public_ipv4", "private_ipv4", "public_ipv6", "private_ipv6"];
+pub const ADDRESS_NAMES: [&str; 4] = ["public_ipv4", "private_ipv4", "public_ipv6", "private_ipv6"];
 
 /// Names of ours. They are replaced only as whole words and never inside file contents or scripts,
 /// because shell code written before them uses variables of the same names.
@@ -36,7 +35,10 @@ impl Variables {
 
     /// The value of `name`, if it is not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.values.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
+        self.values
+            .iter()
+            .find(|(n, v)| n == name && !v.is_empty())
+            .map(|(_, v)| v.as_str())
     }
 }
 
@@ -57,7 +59,11 @@ pub fn protect(text: &str) -> String {
     while let Some(at) = rest.find("\\$") {
         out.push_str(&rest[..at]);
         let after = &rest[at + 2..];
-        out.push_str(if name_at(after, &ADDRESS_NAMES).is_some() { HIDDEN } else { "\\$" });
+        out.push_str(if name_at(after, &ADDRESS_NAMES).is_some() {
+            HIDDEN
+        } else {
+            "\\$"
+        });
         rest = after;
     }
     out.push_str(rest);
@@ -77,7 +83,10 @@ pub fn addresses_used(text: &str) -> Vec<&'static str> {
 pub fn substitute_script(text: &str, vars: &Variables) -> (String, Vec<Missing>) {
     let mut missing = Vec::new();
     let out = replace(&protect(text), vars, false, |name, at, source| {
-        missing.push(Missing { name: name.to_owned(), line: line_at(source, at, 1) });
+        missing.push(Missing {
+            name: name.to_owned(),
+            line: line_at(source, at, 1),
+        });
     });
     (out, missing)
 }
@@ -86,7 +95,8 @@ pub fn substitute_script(text: &str, vars: &Variables) -> (String, Vec<Missing>)
 pub fn substitute_tree(root: &mut Node, vars: &Variables) -> Vec<Missing> {
     let mut missing = Vec::new();
     walk(root, vars, true, &mut missing);
-    missing.sort_by_key(|m| m.line);
+    missing.sort_by(|a, b| (a.line, &a.name).cmp(&(b.line, &b.name)));
+    missing.dedup();
     missing
 }
 
@@ -97,11 +107,10 @@ fn walk(node: &mut Node, vars: &Variables, extras: bool, missing: &mut Vec<Missi
             if !scalar.text.contains('$') && !scalar.text.contains(HIDDEN) {
                 return;
             }
-            let style = scalar.style;
             let new = replace(&scalar.text, vars, extras, |name, at, source| {
                 missing.push(Missing {
                     name: name.to_owned(),
-                    line: line_at(source, at, first_text_line(mark, style)),
+                    line: line_at(source, at, mark.line),
                 });
             });
             if new != scalar.text {
@@ -126,10 +135,6 @@ fn walk(node: &mut Node, vars: &Variables, extras: bool, missing: &mut Vec<Missi
     }
 }
 
-fn first_text_line(mark: Mark, style: Style) -> u32 {
-    if style == Style::Block { mark.line + 1 } else { mark.line }
-}
-
 fn line_at(text: &str, at: usize, first: u32) -> u32 {
     let before = text[..at].bytes().filter(|b| *b == b'\n').count();
     first.saturating_add(u32::try_from(before).unwrap_or(u32::MAX))
@@ -151,7 +156,11 @@ fn replace(
         let rest = &text[at..];
         if let Some(after) = rest.strip_prefix(HIDDEN) {
             // Only `protect` writes this pair in front of a name.
-            out.push_str(if name_at(after, &ADDRESS_NAMES).is_some() { "$" } else { HIDDEN });
+            out.push_str(if name_at(after, &ADDRESS_NAMES).is_some() {
+                "$"
+            } else {
+                HIDDEN
+            });
             at += HIDDEN.len();
             if let Some(name) = name_at(after, &ADDRESS_NAMES) {
                 out.push_str(name);
@@ -225,12 +234,18 @@ mod tests {
         check("k: $hostnames", "$hostnames", &[]);
         check("k: $machine_id", "$machine_id", &[]);
         check("j: 1\nk: <$public_ipv4>", "<>", &[("public_ipv4", 2)]);
-        check("k: |\n  a\n  $public_ipv6\n", "a\n\n", &[("public_ipv6", 3)]);
+        check(
+            "k: |\n  a\n  $public_ipv6\n",
+            "a\n\n",
+            &[("public_ipv6", 3)],
+        );
     }
 
     #[test]
     fn file_contents_keep_shell_variables() {
-        let mut root = yaml::parse("content: echo $hostname $private_ipv4").unwrap().unwrap();
+        let mut root = yaml::parse("content: echo $hostname $private_ipv4")
+            .unwrap()
+            .unwrap();
         substitute_tree(&mut root, &vars());
         assert_eq!(root.get_text("content"), Some("echo $hostname 10.0.0.7"));
     }
@@ -247,9 +262,19 @@ mod tests {
 
     #[test]
     fn scripts_are_filled_in_and_missing_values_have_lines() {
-        let (out, missing) = substitute_script("#!/bin/sh\necho $public_ipv4 \\$private_ipv4\n", &vars());
+        let (out, missing) =
+            substitute_script("#!/bin/sh\necho $public_ipv4 \\$private_ipv4\n", &vars());
         assert_eq!(out, "#!/bin/sh\necho  $private_ipv4\n");
-        assert_eq!(missing, [Missing { name: "public_ipv4".into(), line: 2 }]);
-        assert_eq!(addresses_used("\\$public_ipv4 $private_ipv6"), ["private_ipv6"]);
+        assert_eq!(
+            missing,
+            [Missing {
+                name: "public_ipv4".into(),
+                line: 2
+            }]
+        );
+        assert_eq!(
+            addresses_used("\\$public_ipv4 $private_ipv6"),
+            ["private_ipv6"]
+        );
     }
 }

@@ -110,7 +110,11 @@ impl Accounts {
 
     /// Names of all accounts.
     pub fn names(&self) -> BTreeSet<String> {
-        self.passwd.iter().map(|l| field(l, 0).to_owned()).filter(|n| !n.is_empty()).collect()
+        self.passwd
+            .iter()
+            .map(|l| field(l, 0).to_owned())
+            .filter(|n| !n.is_empty())
+            .collect()
     }
 
     /// One account.
@@ -153,22 +157,28 @@ impl Accounts {
             // chown leaves the group alone without a colon; new files are root's.
             None => 0,
             Some("") => account.map(|a| a.gid).ok_or_else(no_user)?,
-            Some(group) => {
-                self.gid(group).ok_or_else(|| AccountError::NoGroup(group.to_owned()))?
-            }
+            Some(group) => self
+                .gid(group)
+                .ok_or_else(|| AccountError::NoGroup(group.to_owned()))?,
         };
         Ok((uid, gid))
     }
 
     fn free_gid(&self, wish: Option<u32>, system: bool) -> Result<u32, AccountError> {
-        let taken: BTreeSet<u32> =
-            self.group.iter().filter_map(|l| field(l, 2).parse().ok()).collect();
+        let taken: BTreeSet<u32> = self
+            .group
+            .iter()
+            .filter_map(|l| field(l, 2).parse().ok())
+            .collect();
         pick(&taken, wish, system).ok_or(AccountError::NoFreeId("group"))
     }
 
     fn free_uid(&self, system: bool) -> Result<u32, AccountError> {
-        let taken: BTreeSet<u32> =
-            self.passwd.iter().filter_map(|l| field(l, 2).parse().ok()).collect();
+        let taken: BTreeSet<u32> = self
+            .passwd
+            .iter()
+            .filter_map(|l| field(l, 2).parse().ok())
+            .collect();
         pick(&taken, None, system).ok_or(AccountError::NoFreeId("user"))
     }
 
@@ -195,7 +205,11 @@ impl Accounts {
     /// Puts an account into a group.
     pub fn add_member(&mut self, group: &str, user: &str) -> Result<(), AccountError> {
         let missing = || AccountError::NoGroup(group.to_owned());
-        let line = self.group.iter_mut().find(|l| field(l, 0) == group).ok_or_else(missing)?;
+        let line = self
+            .group
+            .iter_mut()
+            .find(|l| field(l, 0) == group)
+            .ok_or_else(missing)?;
         *line = with_member(line, user);
         if let Some(line) = self.gshadow.iter_mut().find(|l| field(l, 0) == group) {
             *line = with_member(line, user);
@@ -232,7 +246,8 @@ impl Accounts {
                 .ok_or_else(|| AccountError::NoGroup(new.primary_group.clone()))?
         } else if new.user_group {
             self.ensure_group(&new.name, Some(uid), new.system)?;
-            self.gid(&new.name).ok_or_else(|| AccountError::NoGroup(new.name.clone()))?
+            self.gid(&new.name)
+                .ok_or_else(|| AccountError::NoGroup(new.name.clone()))?
         } else {
             USERS_GID
         };
@@ -243,11 +258,27 @@ impl Accounts {
             }
             self.add_member(group, &new.name)?;
         }
-        let NewUser { name, gecos, home, shell, passwd, inactive, .. } = new;
-        self.passwd.push(format!("{name}:x:{uid}:{gid}:{gecos}:{home}:{shell}"));
+        let NewUser {
+            name,
+            gecos,
+            home,
+            shell,
+            passwd,
+            inactive,
+            ..
+        } = new;
+        self.passwd
+            .push(format!("{name}:x:{uid}:{gid}:{gecos}:{home}:{shell}"));
         self.shadow.retain(|l| field(l, 0) != name);
-        self.shadow.push(format!("{name}:{passwd}:{today}:0:99999:7:{inactive}:{expires}:"));
-        let account = Account { name: name.clone(), uid, gid, home: home.clone() };
+        self.shadow.push(format!(
+            "{name}:{passwd}:{today}:0:99999:7:{inactive}:{expires}:"
+        ));
+        let account = Account {
+            name: name.clone(),
+            uid,
+            gid,
+            home: home.clone(),
+        };
         Ok((account, made))
     }
 
@@ -269,7 +300,8 @@ impl Accounts {
                 Ok(true)
             }
             None => {
-                self.shadow.push(format!("{user}:{hash}:{today}:0:99999:7:::"));
+                self.shadow
+                    .push(format!("{user}:{hash}:{today}:0:99999:7:::"));
                 Ok(true)
             }
         }
@@ -281,7 +313,11 @@ fn with_member(line: &str, user: &str) -> String {
     if members.split(',').any(|m| m == user) {
         return line.to_owned();
     }
-    let new = if members.is_empty() { user.to_owned() } else { format!("{members},{user}") };
+    let new = if members.is_empty() {
+        user.to_owned()
+    } else {
+        format!("{members},{user}")
+    };
     with_field(line, 3, &new)
 }
 
@@ -293,7 +329,10 @@ fn pick(taken: &BTreeSet<u32>, wish: Option<u32>, system: bool) -> Option<u32> {
     if system {
         return SYSTEM.rev().find(|id| !taken.contains(id));
     }
-    let next = taken.range(PEOPLE).next_back().map_or(*PEOPLE.start(), |highest| highest + 1);
+    let next = taken
+        .range(PEOPLE)
+        .next_back()
+        .map_or(*PEOPLE.start(), |highest| highest + 1);
     if PEOPLE.contains(&next) {
         return Some(next);
     }
@@ -306,14 +345,22 @@ fn days_of_date(text: &str) -> Result<String, AccountError> {
         return Ok(text.to_owned());
     }
     let bad = || AccountError::BadDate(text.to_owned());
-    let parts: Vec<i64> =
-        text.split('-').map(|p| p.parse().map_err(|_| bad())).collect::<Result<_, _>>()?;
-    let &[year, month, day] = parts.as_slice() else { return Err(bad()) };
+    let parts: Vec<i64> = text
+        .split('-')
+        .map(|p| p.parse().map_err(|_| bad()))
+        .collect::<Result<_, _>>()?;
+    let &[year, month, day] = parts.as_slice() else {
+        return Err(bad());
+    };
     if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return Err(bad());
     }
     // Days from civil date, counted in years that begin in March.
-    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let (y, m) = if month <= 2 {
+        (year - 1, month + 9)
+    } else {
+        (year, month - 3)
+    };
     let era = y / 400;
     let of_era = y - era * 400;
     let of_year = (153 * m + 2) / 5 + day - 1;
@@ -363,15 +410,19 @@ fn write(
     let mut text = after.join("\n");
     text.push('\n');
     let perm = current_perm(root, path).unwrap_or(Perm::root(default_mode));
-    root.write(path, text.as_bytes(), perm).map_err(AccountError::Files)?;
+    root.write(path, text.as_bytes(), perm)
+        .map_err(AccountError::Files)?;
     Ok(())
 }
 
 fn current_perm(root: &Root, path: &Path) -> Option<Perm> {
     let (dir, name) = root.parent(path, false).ok()?;
-    let stat =
-        rustix::fs::statat(&dir, &name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    Some(Perm { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid })
+    let stat = rustix::fs::statat(&dir, &name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some(Perm {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+    })
 }
 
 /// The lock that the C library's `lckpwdf` takes; released when the descriptor is closed.
@@ -436,29 +487,62 @@ mod tests {
         assert_eq!((first.uid, first.gid), (1000, 1000));
         let (second, _) = accounts.create(&new("dev"), 7).unwrap();
         assert_eq!((second.uid, second.gid), (1001, 1001));
-        let (system, _) =
-            accounts.create(&NewUser { system: true, ..new("svc") }, 7).unwrap();
+        let (system, _) = accounts
+            .create(
+                &NewUser {
+                    system: true,
+                    ..new("svc")
+                },
+                7,
+            )
+            .unwrap();
         assert_eq!((system.uid, system.gid), (999, 999));
-        let fixed = NewUser { uid: Some(4321), ..new("fix") };
+        let fixed = NewUser {
+            uid: Some(4321),
+            ..new("fix")
+        };
         assert_eq!(accounts.create(&fixed, 7).unwrap().0.uid, 4321);
-        let again = NewUser { uid: Some(4321), ..new("fix2") };
-        assert!(matches!(accounts.create(&again, 7), Err(AccountError::UidTaken(4321))));
-        assert_eq!(accounts.passwd.iter().filter(|l| l.starts_with("ops:")).count(), 1);
+        let again = NewUser {
+            uid: Some(4321),
+            ..new("fix2")
+        };
+        assert!(matches!(
+            accounts.create(&again, 7),
+            Err(AccountError::UidTaken(4321))
+        ));
+        assert_eq!(
+            accounts
+                .passwd
+                .iter()
+                .filter(|l| l.starts_with("ops:"))
+                .count(),
+            1
+        );
         assert!(accounts.shadow.contains(&"ops:*:7:0:99999:7:::".to_owned()));
     }
 
     #[test]
     fn groups_are_joined_and_missing_ones_are_made() {
         let mut accounts = base();
-        let user = NewUser { groups: vec!["sudo".into(), "rkt".into()], ..new("ops") };
+        let user = NewUser {
+            groups: vec!["sudo".into(), "rkt".into()],
+            ..new("ops")
+        };
         let (_, made) = accounts.create(&user, 7).unwrap();
         assert_eq!(made, ["rkt"]);
         assert!(accounts.group.contains(&"sudo:x:150:core,ops".to_owned()));
         assert!(accounts.gshadow.contains(&"sudo:!::core,ops".to_owned()));
         assert!(accounts.group.contains(&"rkt:x:999:ops".to_owned()));
-        let other = NewUser { primary_group: "sudo".into(), user_group: false, ..new("b") };
+        let other = NewUser {
+            primary_group: "sudo".into(),
+            user_group: false,
+            ..new("b")
+        };
         assert_eq!(accounts.create(&other, 7).unwrap().0.gid, 150);
-        let plain = NewUser { user_group: false, ..new("c") };
+        let plain = NewUser {
+            user_group: false,
+            ..new("c")
+        };
         assert_eq!(accounts.create(&plain, 7).unwrap().0.gid, 100);
     }
 
@@ -466,9 +550,18 @@ mod tests {
     fn lines_cannot_be_broken() {
         let mut accounts = base();
         for user in [
-            NewUser { gecos: "a:b".into(), ..new("x") },
-            NewUser { shell: "/bin/sh\nroot2:x:0:0".into(), ..new("x") },
-            NewUser { expiredate: "soon".into(), ..new("x") },
+            NewUser {
+                gecos: "a:b".into(),
+                ..new("x")
+            },
+            NewUser {
+                shell: "/bin/sh\nroot2:x:0:0".into(),
+                ..new("x")
+            },
+            NewUser {
+                expiredate: "soon".into(),
+                ..new("x")
+            },
         ] {
             assert!(accounts.create(&user, 7).is_err());
         }

@@ -82,13 +82,19 @@ impl KeyStore {
     /// Opens the directories, making them if needed. A first use keeps an existing `authorized_keys`
     /// as a set.
     pub fn open(root: &Root, account: &Account) -> Result<Self, KeysError> {
-        let home_error =
-            |source| KeysError::Home { user: account.name.clone(), source };
+        let home_error = |source| KeysError::Home {
+            user: account.name.clone(),
+            source,
+        };
         let home_path = Path::new(&account.home);
         let home = match root.directory(home_path, false) {
             Err(e) if e.is_not_found() => {
                 let home = root.directory(home_path, true).map_err(home_error)?;
-                let perm = Perm { mode: 0o700, uid: account.uid, gid: account.gid };
+                let perm = Perm {
+                    mode: 0o700,
+                    uid: account.uid,
+                    gid: account.gid,
+                };
                 own(home.as_fd(), perm).map_err(|e| step("own", account, "..", e))?;
                 home
             }
@@ -97,7 +103,11 @@ impl KeyStore {
         let ssh = subdirectory(home.as_fd(), OsStr::new(".ssh"), account)?;
         let fresh = fs::statat(&ssh, DIRECTORY, AtFlags::SYMLINK_NOFOLLOW).is_err();
         let sets = subdirectory(ssh.as_fd(), OsStr::new(DIRECTORY), account)?;
-        let store = Self { account: account.clone(), ssh, sets };
+        let store = Self {
+            account: account.clone(),
+            ssh,
+            sets,
+        };
         if fresh {
             match read_at(store.ssh.as_fd(), OsStr::new(FILE)) {
                 Ok(old) if !old.is_empty() => store.write_set(OLD_SET, &old)?,
@@ -157,7 +167,9 @@ impl KeyStore {
     pub fn regenerate(&self) -> Result<bool, KeysError> {
         let mut text = HEADER.as_bytes().to_vec();
         for name in self.names()? {
-            let Some(content) = self.read_set(&name)? else { continue };
+            let Some(content) = self.read_set(&name)? else {
+                continue;
+            };
             text.extend_from_slice(&content);
             if !content.is_empty() && !content.ends_with(b"\n") {
                 text.push(b'\n');
@@ -175,7 +187,11 @@ impl KeyStore {
     }
 
     fn perm(&self, mode: u32) -> Perm {
-        Perm { mode, uid: self.account.uid, gid: self.account.gid }
+        Perm {
+            mode,
+            uid: self.account.uid,
+            gid: self.account.gid,
+        }
     }
 
     fn read_set(&self, set: &str) -> Result<Option<Vec<u8>>, KeysError> {
@@ -187,8 +203,13 @@ impl KeyStore {
     }
 
     fn write_set(&self, set: &str, content: &[u8]) -> Result<(), KeysError> {
-        write_at(self.sets.as_fd(), OsStr::new(set), content, self.perm(0o600))
-            .map_err(|e| step("write", &self.account, set, e))
+        write_at(
+            self.sets.as_fd(),
+            OsStr::new(set),
+            content,
+            self.perm(0o600),
+        )
+        .map_err(|e| step("write", &self.account, set, e))
     }
 
     fn names(&self) -> Result<Vec<String>, KeysError> {
@@ -241,9 +262,12 @@ fn subdirectory(
     match fs::openat(parent, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
             fs::mkdirat(parent, name, Mode::from_raw_mode(0o700)).map_err(failed("make"))?;
-            let fd =
-                fs::openat(parent, name, flags, Mode::empty()).map_err(failed("open"))?;
-            let perm = Perm { mode: 0o700, uid: account.uid, gid: account.gid };
+            let fd = fs::openat(parent, name, flags, Mode::empty()).map_err(failed("open"))?;
+            let perm = Perm {
+                mode: 0o700,
+                uid: account.uid,
+                gid: account.gid,
+            };
             own(fd.as_fd(), perm).map_err(failed("own"))?;
             Ok(fd)
         }
@@ -256,13 +280,20 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, symlink};
 
-    const PLAIN: AddMode = AddMode { keep: false, force: false };
+    const PLAIN: AddMode = AddMode {
+        keep: false,
+        force: false,
+    };
 
     fn setup() -> (tempfile::TempDir, Root, Account) {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let account =
-            Account { name: "core".into(), uid: 500, gid: 500, home: "/home/core".into() };
+        let account = Account {
+            name: "core".into(),
+            uid: 500,
+            gid: 500,
+            home: "/home/core".into(),
+        };
         (dir, root, account)
     }
 
@@ -288,7 +319,10 @@ mod tests {
             let meta = std::fs::metadata(dir.path().join(path)).unwrap();
             assert_eq!((meta.mode() & 0o777, meta.uid()), (mode, 500), "{path}");
         }
-        assert_eq!(store.list().unwrap(), [("a".into(), true), ("b".into(), true)]);
+        assert_eq!(
+            store.list().unwrap(),
+            [("a".into(), true), ("b".into(), true)]
+        );
     }
 
     #[test]
@@ -309,9 +343,30 @@ mod tests {
         store.add("b", "b", PLAIN).unwrap();
         store.disable("a").unwrap();
         assert_eq!(text(&dir), format!("{HEADER}b\n"));
-        assert!(matches!(store.add("a", "a", PLAIN), Err(KeysError::Disabled(_))));
-        store.add("a", "a2", AddMode { keep: false, force: true }).unwrap();
-        store.add("b", "b2", AddMode { keep: true, force: false }).unwrap();
+        assert!(matches!(
+            store.add("a", "a", PLAIN),
+            Err(KeysError::Disabled(_))
+        ));
+        store
+            .add(
+                "a",
+                "a2",
+                AddMode {
+                    keep: false,
+                    force: true,
+                },
+            )
+            .unwrap();
+        store
+            .add(
+                "b",
+                "b2",
+                AddMode {
+                    keep: true,
+                    force: false,
+                },
+            )
+            .unwrap();
         assert_eq!(text(&dir), format!("{HEADER}a2\nb\n"));
     }
 
@@ -322,8 +377,14 @@ mod tests {
         store.add("a", "a", PLAIN).unwrap();
         assert!(matches!(store.delete("a"), Err(KeysError::NothingLeft(_))));
         assert_eq!(text(&dir), format!("{HEADER}a\n"));
-        assert!(matches!(store.add("a", " \n", PLAIN), Err(KeysError::Empty(_))));
-        assert!(matches!(store.add("../a", "x", PLAIN), Err(KeysError::BadName(_))));
+        assert!(matches!(
+            store.add("a", " \n", PLAIN),
+            Err(KeysError::Empty(_))
+        ));
+        assert!(matches!(
+            store.add("../a", "x", PLAIN),
+            Err(KeysError::BadName(_))
+        ));
     }
 
     #[test]
@@ -332,6 +393,9 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("home/core")).unwrap();
         std::fs::create_dir_all(dir.path().join("etc")).unwrap();
         symlink(dir.path().join("etc"), dir.path().join("home/core/.ssh")).unwrap();
-        assert!(matches!(KeyStore::open(&root, &account), Err(KeysError::Step { .. })));
+        assert!(matches!(
+            KeyStore::open(&root, &account),
+            Err(KeysError::Step { .. })
+        ));
     }
 }

@@ -98,7 +98,9 @@ pub struct Applier<'a> {
 
 impl std::fmt::Debug for Applier<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Applier").field("root", &self.root).finish_non_exhaustive()
+        f.debug_struct("Applier")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,7 +114,11 @@ enum Outcome {
 
 impl From<bool> for Outcome {
     fn from(changed: bool) -> Self {
-        if changed { Outcome::Changed } else { Outcome::Unchanged }
+        if changed {
+            Outcome::Changed
+        } else {
+            Outcome::Unchanged
+        }
     }
 }
 
@@ -156,9 +162,13 @@ impl Applier<'_> {
                     .map_err(|e| ApplyError::Account(change.to_string(), e))
             }
             Change::SetKeys { user, set, keys } => self.keys(change, user, set, keys),
-            Change::WriteFile { path, content, mode, owner, append } => {
-                self.file(change, path, content, *mode, owner, *append)
-            }
+            Change::WriteFile {
+                path,
+                content,
+                mode,
+                owner,
+                append,
+            } => self.file(change, path, content, *mode, owner, *append),
             Change::Link { path, target } => self
                 .root
                 .link(path, target)
@@ -169,10 +179,14 @@ impl Applier<'_> {
                 .unmask(path)
                 .map(Outcome::from)
                 .map_err(|e| ApplyError::File(change.to_string(), e)),
-            Change::Problem { message, fatal: true } => {
-                Err(ApplyError::Refused(message.clone()))
-            }
-            Change::Problem { message, fatal: false } => Ok(Outcome::Problem(message.clone())),
+            Change::Problem {
+                message,
+                fatal: true,
+            } => Err(ApplyError::Refused(message.clone())),
+            Change::Problem {
+                message,
+                fatal: false,
+            } => Ok(Outcome::Problem(message.clone())),
             _ if !self.root.is_live() => Ok(Outcome::Skipped),
             Change::EnableUnit { unit, runtime } => {
                 let result = self.units.enable(unit, *runtime).map(|()| Ended::Done);
@@ -187,10 +201,15 @@ impl Applier<'_> {
                     return Ok(Outcome::Unchanged);
                 }
                 let result =
-                    self.units.command("systemd-networkd.service", "restart", self.patience);
+                    self.units
+                        .command("systemd-networkd.service", "restart", self.patience);
                 Ok(manager(change, result, true))
             }
-            Change::UnitCommand { unit, command, generated } => {
+            Change::UnitCommand {
+                unit,
+                command,
+                generated,
+            } => {
                 let result = self.units.command(unit, command, self.patience);
                 Ok(manager(change, result, *generated))
             }
@@ -202,7 +221,9 @@ impl Applier<'_> {
     fn hostname(&mut self, name: &str) -> Result<Outcome, ApplyError> {
         let valid = name.len() <= 64
             && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
         if !valid {
             return Err(ApplyError::BadHostname(name.to_owned()));
         }
@@ -250,7 +271,9 @@ impl Applier<'_> {
             a.create(user, accounts::today()).map(Some)
         })
         .map_err(failed)?;
-        let Some((account, groups)) = made else { return Ok(Outcome::Unchanged) };
+        let Some((account, groups)) = made else {
+            return Ok(Outcome::Unchanged);
+        };
         for group in groups {
             tracing::warn!(user = user.name, group, "group did not exist and was made");
         }
@@ -268,7 +291,11 @@ impl Applier<'_> {
             return Ok(());
         }
         let fd = self.root.directory(&home, true)?;
-        let perm = Perm { mode: 0o700, uid: account.uid, gid: account.gid };
+        let perm = Perm {
+            mode: 0o700,
+            uid: account.uid,
+            gid: account.gid,
+        };
         programs::copy_skeleton(self.root, Path::new("/etc/skel"), &home, account)?;
         root::own(fd.as_fd(), perm).map_err(|e| FsError::Io {
             what: "own",
@@ -286,11 +313,20 @@ impl Applier<'_> {
     ) -> Result<Outcome, ApplyError> {
         let failed = |e| ApplyError::Account(change.to_string(), e);
         let all = accounts::read(self.root).map_err(|e| failed(AccountError::Files(e)))?;
-        let account =
-            all.account(user).ok_or_else(|| failed(AccountError::NoUser(user.to_owned())))?;
+        let account = all
+            .account(user)
+            .ok_or_else(|| failed(AccountError::NoUser(user.to_owned())))?;
         let text = keys.join("\n");
-        let result = KeyStore::open(self.root, &account)
-            .and_then(|store| store.add(set, &text, AddMode { keep: false, force: false }));
+        let result = KeyStore::open(self.root, &account).and_then(|store| {
+            store.add(
+                set,
+                &text,
+                AddMode {
+                    keep: false,
+                    force: false,
+                },
+            )
+        });
         match result {
             // An operator who disabled the set means it.
             Err(error @ KeysError::Disabled(_)) => Ok(Outcome::Problem(error.to_string())),
@@ -325,9 +361,16 @@ impl Applier<'_> {
             if !whole.ends_with(content) {
                 whole.extend_from_slice(content);
             }
-            return self.root.write(path, &whole, perm).map(Outcome::from).map_err(failed);
+            return self
+                .root
+                .write(path, &whole, perm)
+                .map(Outcome::from)
+                .map_err(failed);
         }
-        self.root.write(path, content, perm).map(Outcome::from).map_err(failed)
+        self.root
+            .write(path, content, perm)
+            .map(Outcome::from)
+            .map_err(failed)
     }
 }
 

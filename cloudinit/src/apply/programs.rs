@@ -23,8 +23,13 @@ impl Applier<'_> {
         if mark.as_ref().is_some_and(|mark| self.root.exists(mark)) {
             return Outcome::Unchanged;
         }
-        let Some((program, rest)) = args.split_first() else { return Outcome::Unchanged };
-        let status = Command::new(program).args(rest).stdin(Stdio::null()).status();
+        let Some((program, rest)) = args.split_first() else {
+            return Outcome::Unchanged;
+        };
+        let status = Command::new(program)
+            .args(rest)
+            .stdin(Stdio::null())
+            .status();
         let problem = match status {
             Ok(status) if status.success() => None,
             Ok(status) => Some(format!("{}: {status}", args.join(" "))),
@@ -43,17 +48,29 @@ impl Applier<'_> {
         let instance: String = self
             .instance
             .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '-' {
+                    c
+                } else {
+                    '_'
+                }
+            })
             .take(128)
             .collect();
-        let instance = if instance.is_empty() { "none".to_owned() } else { instance };
+        let instance = if instance.is_empty() {
+            "none".to_owned()
+        } else {
+            instance
+        };
         // A checksum is enough: two commands of one document that collide are not a thing to defend against.
         let mut crc = flate2::Crc::new();
         for arg in args {
             crc.update(arg.as_bytes());
             crc.update(&[0]);
         }
-        Path::new(STATE).join(instance).join(format!("runcmd-{:08x}", crc.sum()))
+        Path::new(STATE)
+            .join(instance)
+            .join(format!("runcmd-{:08x}", crc.sum()))
     }
 
     /// Stores a script in the workspace and runs it in a unit of its own.
@@ -63,7 +80,9 @@ impl Applier<'_> {
         self.root.directory(&scripts, true).map_err(failed)?;
         let number = random_number();
         let path = scripts.join(number.to_string());
-        self.root.write(&path, script.as_bytes(), Perm::root(0o744)).map_err(failed)?;
+        self.root
+            .write(&path, script.as_bytes(), Perm::root(0o744))
+            .map_err(failed)?;
         let unit = format!("coreos-cloudinit-{number}.service");
         let argv = ["/bin/bash".to_owned(), path.display().to_string()];
         let result = self.units.run(
@@ -78,7 +97,9 @@ impl Applier<'_> {
             Err(error) => Outcome::Problem(format!("{change}: {}", telemetry::chain(&error))),
         };
         let name = scripts.join("unit-name");
-        self.root.write(&name, unit.as_bytes(), Perm::root(0o644)).map_err(failed)?;
+        self.root
+            .write(&name, unit.as_bytes(), Perm::root(0o644))
+            .map_err(failed)?;
         Ok(outcome)
     }
 }
@@ -126,7 +147,11 @@ fn copy_level(
         let (source, target) = (from.join(&name), to.join(&name));
         let stat = rustix::fs::statat(&dir, &*name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
             .map_err(failed)?;
-        let perm = Perm { mode: stat.st_mode & 0o777, uid: account.uid, gid: account.gid };
+        let perm = Perm {
+            mode: stat.st_mode & 0o777,
+            uid: account.uid,
+            gid: account.gid,
+        };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 let bytes = root.read(&source)?.unwrap_or_default();

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 /// Most symbolic links in one path.
@@ -58,7 +58,11 @@ impl FsError {
 }
 
 fn io(what: &'static str, path: &Path, errno: Errno) -> FsError {
-    FsError::Io { what, path: path.display().to_string(), source: errno.into() }
+    FsError::Io {
+        what,
+        path: path.display().to_string(),
+        source: errno.into(),
+    }
 }
 
 /// Owner and mode of a file to be written.
@@ -75,7 +79,11 @@ pub struct Perm {
 impl Perm {
     /// Root's file with these bits.
     pub const fn root(mode: u32) -> Self {
-        Self { mode, uid: 0, gid: 0 }
+        Self {
+            mode,
+            uid: 0,
+            gid: 0,
+        }
     }
 }
 
@@ -90,9 +98,16 @@ impl Root {
     /// Opens the directory.
     pub fn open(path: &Path) -> Result<Self, FsError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = fs::open(path, flags, Mode::empty())
-            .map_err(|e| io("open directory", path, e))?;
-        Ok(Self { fd, path: path.to_owned() })
+        let fd = fs::open(path, flags, Mode::empty()).map_err(|e| io("open directory", path, e))?;
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The directory's path outside.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether this is the running system itself.
@@ -153,7 +168,10 @@ impl Root {
             return Err(io("follow links of", path, Errno::LOOP));
         }
         if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-            return Err(FsError::ForeignLink { path: path.display().to_string(), owner });
+            return Err(FsError::ForeignLink {
+                path: path.display().to_string(),
+                owner,
+            });
         }
         let target = fs::readlinkat(link, "", Vec::new()).map_err(|e| io("read link", path, e))?;
         Ok(PathBuf::from(OsStr::from_bytes(target.as_bytes())))
@@ -163,7 +181,9 @@ impl Root {
     pub fn parent(&self, path: &Path, make: bool) -> Result<(OwnedFd, OsString), FsError> {
         let name = path
             .file_name()
-            .ok_or_else(|| FsError::NoName { path: path.display().to_string() })?
+            .ok_or_else(|| FsError::NoName {
+                path: path.display().to_string(),
+            })?
             .to_owned();
         let parent = path.parent().unwrap_or(Path::new("/"));
         Ok((self.directory(parent, make)?, name))
@@ -188,19 +208,24 @@ impl Root {
                 path = base.join(target);
                 continue;
             }
-            return read_at(dir.as_fd(), &name).map(Some).map_err(|e| io("read", &path, e));
+            return read_at(dir.as_fd(), &name)
+                .map(Some)
+                .map_err(|e| io("read", &path, e));
         }
         Err(io("follow links of", &path, Errno::LOOP))
     }
 
     /// The text of a file, bad bytes replaced; `None` if it does not exist.
     pub fn read_text(&self, path: &Path) -> Result<Option<String>, FsError> {
-        Ok(self.read(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(self
+            .read(path)?
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Whether something is at `path`, a dangling link included.
     pub fn exists(&self, path: &Path) -> bool {
-        self.parent(path, false).is_ok_and(|(dir, name)| open_node(dir.as_fd(), &name).is_ok())
+        self.parent(path, false)
+            .is_ok_and(|(dir, name)| open_node(dir.as_fd(), &name).is_ok())
     }
 
     /// Writes a whole file. Returns false if it was there already with the same bytes, mode and owner.
@@ -251,7 +276,9 @@ impl Root {
             Err(e) if e.is_not_found() => return Ok(false),
             other => other?,
         };
-        let Ok(node) = open_node(dir.as_fd(), &name) else { return Ok(false) };
+        let Ok(node) = open_node(dir.as_fd(), &name) else {
+            return Ok(false);
+        };
         let stat = fs::fstat(&node).map_err(|e| io("look at", path, e))?;
         let masks = match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => fs::readlinkat(&node, "", Vec::new())
@@ -274,7 +301,12 @@ fn components(path: &Path) -> VecDeque<OsString> {
 }
 
 fn open_node(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
-    fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    fs::openat(
+        dir,
+        name,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 /// Reads a regular file in a directory; links are not followed.
@@ -296,7 +328,9 @@ pub(crate) fn read_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Vec<u8>, Errn
 }
 
 fn same_file(dir: BorrowedFd<'_>, name: &OsStr, content: &[u8], perm: Perm) -> bool {
-    let Ok(stat) = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+    let Ok(stat) = fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        return false;
+    };
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         && stat.st_mode & 0o7777 == perm.mode
         && (stat.st_uid, stat.st_gid) == (perm.uid, perm.gid)
@@ -323,18 +357,21 @@ pub(crate) fn write_at(
 }
 
 fn fill(dir: BorrowedFd<'_>, name: &OsStr, content: &[u8], perm: Perm) -> Result<(), Errno> {
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
     let mut file = std::fs::File::from(fd);
-    file.write_all(content).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    file.write_all(content)
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     own(file.as_fd(), perm)?;
     fs::fsync(&file)
 }
 
 /// Gives owner, then mode: the other way round the kernel would drop setuid bits.
 pub(crate) fn own(fd: BorrowedFd<'_>, perm: Perm) -> Result<(), Errno> {
-    let (uid, gid) = (rustix::process::Uid::from_raw(perm.uid), rustix::process::Gid::from_raw(perm.gid));
+    let (uid, gid) = (
+        rustix::process::Uid::from_raw(perm.uid),
+        rustix::process::Gid::from_raw(perm.gid),
+    );
     fs::fchown(fd, Some(uid), Some(gid))?;
     fs::fchmod(fd, Mode::from_raw_mode(perm.mode))
 }
@@ -353,12 +390,10 @@ fn temporary_name() -> OsString {
     if filled.is_err() {
         random = u64::from(std::process::id()).to_le_bytes();
     }
-    OsString::from(format!(".cloudinit-temp-{:016x}", u64::from_le_bytes(random)))
-}
-
-/// Opens a directory by a path outside any root (a mount, a test directory).
-pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
-    fs::openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    OsString::from(format!(
+        ".cloudinit-temp-{:016x}",
+        u64::from_le_bytes(random)
+    ))
 }
 
 #[cfg(test)]
@@ -376,15 +411,25 @@ mod tests {
     fn files_are_written_whole_and_only_when_they_differ() {
         let (dir, root) = root();
         let path = Path::new("/a/b/c.conf");
-        let perm = Perm { mode: 0o4751, uid: 12, gid: 34 };
+        let perm = Perm {
+            mode: 0o4751,
+            uid: 12,
+            gid: 34,
+        };
         assert!(root.write(path, b"x", perm).unwrap());
         assert!(!root.write(path, b"x", perm).unwrap());
         assert!(root.write(path, b"y", perm).unwrap());
         let meta = std::fs::metadata(dir.path().join("a/b/c.conf")).unwrap();
-        assert_eq!((meta.mode() & 0o7777, meta.uid(), meta.gid()), (0o4751, 12, 34));
+        assert_eq!(
+            (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            (0o4751, 12, 34)
+        );
         let parent = std::fs::metadata(dir.path().join("a/b")).unwrap();
         assert_eq!(parent.permissions().mode() & 0o777, 0o755);
-        assert_eq!(std::fs::read_dir(dir.path().join("a/b")).unwrap().count(), 1);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("a/b")).unwrap().count(),
+            1
+        );
     }
 
     #[test]
@@ -394,14 +439,21 @@ mod tests {
         std::fs::create_dir_all(base.join("etc/flotilla")).unwrap();
         symlink("/etc/flotilla", base.join("etc/coreos")).unwrap();
         symlink("../../../../../etc", base.join("up")).unwrap();
-        root.write(Path::new("/etc/coreos/update.conf"), b"1", Perm::root(0o644)).unwrap();
+        root.write(
+            Path::new("/etc/coreos/update.conf"),
+            b"1",
+            Perm::root(0o644),
+        )
+        .unwrap();
         assert!(base.join("etc/flotilla/update.conf").exists());
-        root.write(Path::new("/up/x"), b"1", Perm::root(0o644)).unwrap();
+        root.write(Path::new("/up/x"), b"1", Perm::root(0o644))
+            .unwrap();
         assert!(base.join("etc/x").exists());
 
         std::fs::write(base.join("aim"), "keep").unwrap();
         symlink("aim", base.join("target")).unwrap();
-        root.write(Path::new("/target"), b"new", Perm::root(0o644)).unwrap();
+        root.write(Path::new("/target"), b"new", Perm::root(0o644))
+            .unwrap();
         assert_eq!(std::fs::read(base.join("aim")).unwrap(), b"keep");
         assert_eq!(root.read(Path::new("/target")).unwrap().unwrap(), b"new");
         assert_eq!(root.read(Path::new("/missing/x")).unwrap(), None);
@@ -413,16 +465,30 @@ mod tests {
         let base = dir.path();
         symlink("/etc", base.join("trap")).unwrap();
         std::os::unix::fs::lchown(base.join("trap"), Some(1234), Some(1234)).unwrap();
-        let error = root.write(Path::new("/trap/x"), b"1", Perm::root(0o644)).unwrap_err();
+        let error = root
+            .write(Path::new("/trap/x"), b"1", Perm::root(0o644))
+            .unwrap_err();
         assert!(matches!(error, FsError::ForeignLink { owner: 1234, .. }));
         std::fs::write(base.join("file"), "").unwrap();
-        assert!(root.write(Path::new("/file/x"), b"1", Perm::root(0o644)).is_err());
+        assert!(
+            root.write(Path::new("/file/x"), b"1", Perm::root(0o644))
+                .is_err()
+        );
         std::fs::create_dir(base.join("dir")).unwrap();
-        assert!(root.write(Path::new("/dir"), b"1", Perm::root(0o644)).is_err());
+        assert!(
+            root.write(Path::new("/dir"), b"1", Perm::root(0o644))
+                .is_err()
+        );
         symlink("loop", base.join("loop")).unwrap();
-        assert!(root.write(Path::new("/loop/x"), b"1", Perm::root(0o644)).is_err());
+        assert!(
+            root.write(Path::new("/loop/x"), b"1", Perm::root(0o644))
+                .is_err()
+        );
         let left = std::fs::read_dir(base).unwrap();
-        assert!(left.flatten().all(|e| !e.file_name().to_string_lossy().contains("temp")));
+        assert!(
+            left.flatten()
+                .all(|e| !e.file_name().to_string_lossy().contains("temp"))
+        );
     }
 
     #[test]

@@ -36,7 +36,9 @@ pub enum UnitError {
     #[error("unit {0} does not exist")]
     NoSuchUnit(String),
     /// Not one of the seven commands.
-    #[error("unknown command \"{0}\" (use start, stop, restart, reload, try-restart, reload-or-restart or reload-or-try-restart)")]
+    #[error(
+        "unknown command \"{0}\" (use start, stop, restart, reload, try-restart, reload-or-restart or reload-or-try-restart)"
+    )]
     UnknownCommand(String),
     /// The bus or the manager refused.
     #[error("the service manager refused")]
@@ -50,8 +52,7 @@ pub trait Units {
     /// Reads unit files again.
     fn reload(&mut self) -> Result<(), UnitError>;
     /// Gives a command and waits.
-    fn command(&mut self, unit: &str, verb: &str, patience: Patience)
-    -> Result<Ended, UnitError>;
+    fn command(&mut self, unit: &str, verb: &str, patience: Patience) -> Result<Ended, UnitError>;
     /// Runs a program in a new unit and waits.
     fn run(
         &mut self,
@@ -136,12 +137,7 @@ impl SystemBus {
     }
 }
 
-fn wait(
-    bus: &mut Connection,
-    job: &Job,
-    unit: &str,
-    patience: Patience,
-) -> Result<Ended, Error> {
+fn wait(bus: &mut Connection, job: &Job, unit: &str, patience: Patience) -> Result<Ended, Error> {
     if patience == Patience::Forever {
         return bus.wait_job(job, None).map(|result| ended(&result));
     }
@@ -152,27 +148,39 @@ fn wait(
             other => return other.map(|result| ended(&result)),
         }
         if start.elapsed() >= BLOCKED && is_queued(bus, job)? && we_are_starting(bus) {
-            tracing::warn!(unit, "the job waits for something that waits for us; not waiting");
+            tracing::warn!(
+                unit,
+                "the job waits for something that waits for us; not waiting"
+            );
             return Ok(Ended::Queued);
         }
     }
 }
 
 fn ended(result: &JobResult) -> Ended {
-    if result.is_done() { Ended::Done } else { Ended::Badly(result.to_string()) }
+    if result.is_done() {
+        Ended::Done
+    } else {
+        Ended::Badly(result.to_string())
+    }
 }
 
 /// Whether the job has not begun.
 fn is_queued(bus: &mut Connection, job: &Job) -> Result<bool, Error> {
     let jobs = bus.call(systemd1::list_jobs())?;
-    Ok(jobs.iter().any(|entry| Some(entry.id) == job.id() && entry.state == "waiting"))
+    Ok(jobs
+        .iter()
+        .any(|entry| Some(entry.id) == job.id() && entry.state == "waiting"))
 }
 
 /// Whether we run in a unit that is itself not started yet, so that jobs ordered after it wait.
 fn we_are_starting(bus: &mut Connection) -> bool {
     let own = bus.call(systemd1::unit_by_pid(std::process::id()));
-    let Some(name) = own.ok().and_then(|path| path.unit_name()) else { return false };
-    bus.unit_text(&name, "Unit", "ActiveState").is_ok_and(|state| state == "activating")
+    let Some(name) = own.ok().and_then(|path| path.unit_name()) else {
+        return false;
+    };
+    bus.unit_text(&name, "Unit", "ActiveState")
+        .is_ok_and(|state| state == "activating")
 }
 
 impl Units for SystemBus {
@@ -183,17 +191,17 @@ impl Units for SystemBus {
     }
 
     fn reload(&mut self) -> Result<(), UnitError> {
-        self.with(|bus| bus.call(systemd1::reload())).map_err(UnitError::Bus)
+        self.with(|bus| bus.call(systemd1::reload()))
+            .map_err(UnitError::Bus)
     }
 
-    fn command(
-        &mut self,
-        unit: &str,
-        word: &str,
-        patience: Patience,
-    ) -> Result<Ended, UnitError> {
+    fn command(&mut self, unit: &str, word: &str, patience: Patience) -> Result<Ended, UnitError> {
         let verb = verb(word)?;
-        self.finish(unit, || systemd1::queue_job(verb, unit, JobMode::Replace), patience)
+        self.finish(
+            unit,
+            || systemd1::queue_job(verb, unit, JobMode::Replace),
+            patience,
+        )
     }
 
     fn run(

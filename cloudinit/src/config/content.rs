@@ -45,7 +45,11 @@ pub(crate) fn decode(raw: &[u8], encoding: &str) -> Result<Vec<u8>, ContentError
 
 /// Decodes base64 that may be broken into lines.
 pub(crate) fn base64_decode(raw: &[u8]) -> Result<Vec<u8>, ContentError> {
-    let packed: Vec<u8> = raw.iter().copied().filter(|b| !b.is_ascii_whitespace()).collect();
+    let packed: Vec<u8> = raw
+        .iter()
+        .copied()
+        .filter(|b| !b.is_ascii_whitespace())
+        .collect();
     BASE64.decode(packed).map_err(ContentError::Base64)
 }
 

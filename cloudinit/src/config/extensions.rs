@@ -85,7 +85,9 @@ pub(super) fn decode(top: &mut Fields<'_, '_>) -> Extensions {
 }
 
 fn groups(top: &mut Fields<'_, '_>) -> Vec<GroupSpec> {
-    let Some(entry) = top.take("groups") else { return Vec::new() };
+    let Some(entry) = top.take("groups") else {
+        return Vec::new();
+    };
     let mut groups = Vec::new();
     let Some(items) = entry.node.as_list() else {
         top.findings.wrong_type(entry.mark, "groups", "[]string");
@@ -94,7 +96,10 @@ fn groups(top: &mut Fields<'_, '_>) -> Vec<GroupSpec> {
     for (index, item) in items.iter().enumerate() {
         match &item.value {
             Value::Scalar(scalar) => {
-                groups.push(GroupSpec { name: scalar.text.clone(), members: Vec::new() });
+                groups.push(GroupSpec {
+                    name: scalar.text.clone(),
+                    members: Vec::new(),
+                });
             }
             Value::Map(entries) => {
                 for group in entries {
@@ -103,15 +108,20 @@ fn groups(top: &mut Fields<'_, '_>) -> Vec<GroupSpec> {
                         Value::Scalar(_) if group.node.is_null() => Vec::new(),
                         Value::Scalar(name) => vec![name.text.clone()],
                         Value::Map(_) => {
-                            top.findings.wrong_type(group.mark, &group.raw_key, "[]string");
+                            top.findings
+                                .wrong_type(group.mark, &group.raw_key, "[]string");
                             continue;
                         }
                     };
-                    groups.push(GroupSpec { name: group.raw_key.clone(), members });
+                    groups.push(GroupSpec {
+                        name: group.raw_key.clone(),
+                        members,
+                    });
                 }
             }
             Value::List(_) => {
-                top.findings.wrong_type(item.mark, &format!("groups[{index}]"), "string");
+                top.findings
+                    .wrong_type(item.mark, &format!("groups[{index}]"), "string");
             }
         }
     }
@@ -119,7 +129,9 @@ fn groups(top: &mut Fields<'_, '_>) -> Vec<GroupSpec> {
 }
 
 fn commands(top: &mut Fields<'_, '_>, key: &str) -> Vec<RunItem> {
-    let Some(entry) = top.take(key) else { return Vec::new() };
+    let Some(entry) = top.take(key) else {
+        return Vec::new();
+    };
     let Some(items) = entry.node.as_list() else {
         top.findings.wrong_type(entry.mark, key, "[]string");
         return Vec::new();
@@ -138,7 +150,8 @@ fn commands(top: &mut Fields<'_, '_>, key: &str) -> Vec<RunItem> {
             }
             Value::Scalar(_) => {}
             Value::Map(_) => {
-                top.findings.wrong_type(item.mark, &format!("{key}[{index}]"), "string");
+                top.findings
+                    .wrong_type(item.mark, &format!("{key}[{index}]"), "string");
             }
         }
     }
@@ -146,24 +159,35 @@ fn commands(top: &mut Fields<'_, '_>, key: &str) -> Vec<RunItem> {
 }
 
 fn ntp(top: &mut Fields<'_, '_>) -> Ntp {
-    let Some(entry) = top.take("ntp") else { return Ntp::default() };
+    let Some(entry) = top.take("ntp") else {
+        return Ntp::default();
+    };
     let mut fields = Fields::open(&entry.node, "ntp", top.findings);
     let enabled = fields.maybe_bool("enabled") != Some(false);
-    let ntp = Ntp { servers: fields.texts("servers"), pools: fields.texts("pools") };
+    let ntp = Ntp {
+        servers: fields.texts("servers"),
+        pools: fields.texts("pools"),
+    };
     fields.finish();
     if enabled { ntp } else { Ntp::default() }
 }
 
 fn ca_certs(top: &mut Fields<'_, '_>) -> CaCerts {
-    let Some(entry) = top.take("ca_certs") else { return CaCerts::default() };
+    let Some(entry) = top.take("ca_certs") else {
+        return CaCerts::default();
+    };
     let mut fields = Fields::open(&entry.node, "ca_certs", top.findings);
-    let certs = CaCerts { trusted: fields.texts("trusted") };
+    let certs = CaCerts {
+        trusted: fields.texts("trusted"),
+    };
     fields.finish();
     certs
 }
 
 fn mounts(top: &mut Fields<'_, '_>) -> Vec<Mount> {
-    let Some(entry) = top.take("mounts") else { return Vec::new() };
+    let Some(entry) = top.take("mounts") else {
+        return Vec::new();
+    };
     let mut mounts = Vec::new();
     let Some(items) = entry.node.as_list() else {
         top.findings.wrong_type(entry.mark, "mounts", "[][]string");
@@ -182,11 +206,21 @@ fn mounts(top: &mut Fields<'_, '_>) -> Vec<Mount> {
             continue;
         }
         let kind = Some(text(2)).filter(|k| k != "auto").unwrap_or_default();
-        mounts.push(Mount { what, place, kind, options: text(3), line: item.mark.line });
+        mounts.push(Mount {
+            what,
+            place,
+            kind,
+            options: text(3),
+            line: item.mark.line,
+        });
     }
     mounts
 }
 
 fn part(parts: &[Node], at: usize) -> String {
-    parts.get(at).and_then(Node::as_scalar).map(|s| s.text.clone()).unwrap_or_default()
+    parts
+        .get(at)
+        .and_then(Node::as_scalar)
+        .map(|s| s.text.clone())
+        .unwrap_or_default()
 }

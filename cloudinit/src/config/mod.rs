@@ -184,9 +184,9 @@ pub enum ConfigError {
 pub fn tree(text: &str) -> Result<Option<Node>, ConfigError> {
     let root = yaml::parse(&subst::protect(text)).map_err(ConfigError::Yaml)?;
     match root {
-        Some(node) if node.as_map().is_none() => {
-            Err(ConfigError::NotAMapping { line: node.mark.line })
-        }
+        Some(node) if node.as_map().is_none() => Err(ConfigError::NotAMapping {
+            line: node.mark.line,
+        }),
         other => Ok(other),
     }
 }
@@ -294,7 +294,14 @@ fn files(top: &mut Fields<'_, '_>, problems: &mut Vec<ConfigError>) -> Vec<File>
         // An entry without a path comes from a list item that is no mapping, or from a typing error.
         if let (Some(content), Some(mode), false) = (content, mode, path_text.is_empty()) {
             let path = clean(&path_text);
-            files.push(File { path, content, mode, owner, append, line: item.mark.line });
+            files.push(File {
+                path,
+                content,
+                mode,
+                owner,
+                append,
+                line: item.mark.line,
+            });
         }
     }
     files
@@ -306,9 +313,15 @@ fn raw_content(fields: &mut Fields<'_, '_>) -> Option<At<Result<Vec<u8>, Content
     match entry.node.as_scalar() {
         Some(scalar) if scalar.binary => {
             let value = content::base64_decode(scalar.text.as_bytes());
-            Some(At { value, mark: entry.mark })
+            Some(At {
+                value,
+                mark: entry.mark,
+            })
         }
-        Some(scalar) => Some(At { value: Ok(scalar.text.clone().into_bytes()), mark: entry.mark }),
+        Some(scalar) => Some(At {
+            value: Ok(scalar.text.clone().into_bytes()),
+            mark: entry.mark,
+        }),
         None => {
             fields.findings.wrong_type(entry.mark, "content", "string");
             None
@@ -324,13 +337,23 @@ fn decoded(
     encoding: Option<At<String>>,
     raw: Option<At<Result<Vec<u8>, ContentError>>>,
 ) -> Option<Vec<u8>> {
-    let name = encoding.as_ref().map(|e| e.value.clone()).unwrap_or_default();
-    let mark = raw.as_ref().map(|r| r.mark).or(encoding.as_ref().map(|e| e.mark));
+    let name = encoding
+        .as_ref()
+        .map(|e| e.value.clone())
+        .unwrap_or_default();
+    let mark = raw
+        .as_ref()
+        .map(|r| r.mark)
+        .or(encoding.as_ref().map(|e| e.mark));
     let mark = mark.unwrap_or(item.mark);
     let result = match raw {
         None => content::decode(b"", if known(&name) { "" } else { &name }),
-        Some(At { value: Ok(bytes), .. }) => content::decode(&bytes, &name),
-        Some(At { value: Err(error), .. }) => Err(error),
+        Some(At {
+            value: Ok(bytes), ..
+        }) => content::decode(&bytes, &name),
+        Some(At {
+            value: Err(error), ..
+        }) => Err(error),
     };
     match result {
         Ok(bytes) => Some(bytes),
@@ -338,7 +361,11 @@ fn decoded(
             if let (ContentError::Unknown(_), Some(at)) = (&source, &encoding) {
                 findings.invalid(at.mark, &at.value);
             }
-            let shown = if name.is_empty() { "!!binary" } else { name.as_str() };
+            let shown = if name.is_empty() {
+                "!!binary"
+            } else {
+                name.as_str()
+            };
             findings.add(
                 Check::Encoding,
                 Level::Error,
@@ -396,21 +423,38 @@ fn coreos(node: &Node, findings: &mut Findings) -> Coreos {
     let units = units(&mut fields);
     if let Some(mark) = fields.mark_of("write_files") {
         let message = "write_files does not belong under coreos".to_owned();
-        fields.findings.add(Check::Misplaced, Level::Info, mark, message);
+        fields
+            .findings
+            .add(Check::Misplaced, Level::Info, mark, message);
     }
     fields.finish();
-    Coreos { etcd, etcd2, fleet, flannel, locksmith, update, oem, units }
+    Coreos {
+        etcd,
+        etcd2,
+        fleet,
+        flannel,
+        locksmith,
+        update,
+        oem,
+        units,
+    }
 }
 
 fn section(parent: &mut Fields<'_, '_>, section: &Section) -> OptionSet {
-    let Some(entry) = parent.take(section.key) else { return Vec::new() };
+    let Some(entry) = parent.take(section.key) else {
+        return Vec::new();
+    };
     let mut fields = Fields::open(&entry.node, section.key, parent.findings);
     let mut set = Vec::new();
     for row in section.rows {
-        let Some(at) = fields.option(row) else { continue };
+        let Some(at) = fields.option(row) else {
+            continue;
+        };
         if section.key == "etcd" && row.key == "discovery" && !is_url(&at.value) {
             let message = "discovery URL is not valid".to_owned();
-            fields.findings.add(Check::Discovery, Level::Warning, at.mark, message);
+            fields
+                .findings
+                .add(Check::Discovery, Level::Warning, at.mark, message);
         }
         let name = match row.env {
             Some(env) => env.to_owned(),
@@ -428,23 +472,31 @@ fn is_url(text: &str) -> bool {
         return false;
     }
     let escapes = text.match_indices('%').all(|(at, _)| {
-        text.get(at + 1..at + 3).is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
+        text.get(at + 1..at + 3)
+            .is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
     });
     let scheme = match text.split('/').next().unwrap_or_default().split_once(':') {
         None => true,
         Some((scheme, _)) => {
             scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-                && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+                && scheme
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
         }
     };
     escapes && scheme
 }
 
 fn update(parent: &mut Fields<'_, '_>) -> Update {
-    let Some(entry) = parent.take("update") else { return Update::default() };
+    let Some(entry) = parent.take("update") else {
+        return Update::default();
+    };
     let mut fields = Fields::open(&entry.node, "update", parent.findings);
     let reboot_strategy = fields.checked_text("reboot_strategy", Pattern::Strategy);
-    if let Some(at) = reboot_strategy.as_ref().filter(|at| at.value == "best-effort") {
+    if let Some(at) = reboot_strategy
+        .as_ref()
+        .filter(|at| at.value == "best-effort")
+    {
         fields.findings.add(
             Check::Pattern,
             Level::Warning,
@@ -464,7 +516,9 @@ fn update(parent: &mut Fields<'_, '_>) -> Update {
 }
 
 fn oem(parent: &mut Fields<'_, '_>) -> Oem {
-    let Some(entry) = parent.take("oem") else { return Oem::default() };
+    let Some(entry) = parent.take("oem") else {
+        return Oem::default();
+    };
     let mut fields = Fields::open(&entry.node, "oem", parent.findings);
     let oem = Oem {
         id: fields.plain_text("id"),
@@ -496,8 +550,10 @@ fn units(parent: &mut Fields<'_, '_>) -> Vec<Unit> {
         }
         for (index, item) in fields.items("drop_ins").iter().enumerate() {
             let mut inner = Fields::open(item, &format!("drop_ins[{index}]"), fields.findings);
-            let drop_in =
-                DropIn { name: inner.plain_text("name"), content: inner.plain_text("content") };
+            let drop_in = DropIn {
+                name: inner.plain_text("name"),
+                content: inner.plain_text("content"),
+            };
             inner.finish();
             if !drop_in.name.is_empty() && !drop_in.content.is_empty() {
                 unit.drop_ins.push(drop_in);

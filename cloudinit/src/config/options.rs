@@ -26,16 +26,31 @@ pub(crate) struct OptionRow {
 
 impl OptionRow {
     const fn new(key: &'static str, kind: Kind) -> Self {
-        Self { key, kind, env: None, deprecated: None, pattern: None }
+        Self {
+            key,
+            kind,
+            env: None,
+            deprecated: None,
+            pattern: None,
+        }
     }
     const fn env(self, env: &'static str) -> Self {
-        Self { env: Some(env), ..self }
+        Self {
+            env: Some(env),
+            ..self
+        }
     }
     const fn old(self, reason: &'static str) -> Self {
-        Self { deprecated: Some(reason), ..self }
+        Self {
+            deprecated: Some(reason),
+            ..self
+        }
     }
     const fn matches(self, pattern: Pattern) -> Self {
-        Self { pattern: Some(pattern), ..self }
+        Self {
+            pattern: Some(pattern),
+            ..self
+        }
     }
 }
 
@@ -203,8 +218,12 @@ pub(crate) const LOCKSMITH: Section = Section {
         s("etcd_username"),
         s("etcd_password"),
         s("group"),
-        s("window_start").env("REBOOT_WINDOW_START").matches(Pattern::WindowStart),
-        s("window_length").env("REBOOT_WINDOW_LENGTH").matches(Pattern::WindowLength),
+        s("window_start")
+            .env("REBOOT_WINDOW_START")
+            .matches(Pattern::WindowStart),
+        s("window_length")
+            .env("REBOOT_WINDOW_LENGTH")
+            .matches(Pattern::WindowLength),
     ],
 };
 

@@ -5,8 +5,6 @@
 pub(crate) enum Pattern {
     /// Octal mode: an optional 0, then three or four octal digits.
     Mode,
-    /// An encoding of `write_files`.
-    Encoding,
     /// A unit command.
     Command,
     /// `on`, `off`, `readonly`.
@@ -23,7 +21,15 @@ pub(crate) enum Pattern {
 
 /// The encodings that `write_files` knows.
 pub(crate) const ENCODINGS: [&str; 9] = [
-    "b64", "base64", "gz", "gzip", "gz+base64", "gzip+base64", "gz+b64", "gzip+b64", "text/plain",
+    "b64",
+    "base64",
+    "gz",
+    "gzip",
+    "gz+base64",
+    "gzip+base64",
+    "gz+b64",
+    "gzip+b64",
+    "text/plain",
 ];
 
 /// The commands that a unit can be given.
@@ -42,7 +48,6 @@ impl Pattern {
     pub(crate) fn matches(self, value: &str) -> bool {
         match self {
             Pattern::Mode => mode(value).is_some(),
-            Pattern::Encoding => ENCODINGS.contains(&value),
             Pattern::Command => COMMANDS.contains(&value),
             Pattern::Proxy => ["on", "off", "readonly"].contains(&value),
             Pattern::Strategy => {
@@ -50,10 +55,20 @@ impl Pattern {
             }
             Pattern::WindowStart => window_start(value),
             Pattern::WindowLength => window_length(value),
-            Pattern::EtcHosts => {
-                ["localhost", "true", "True", "TRUE", "yes", "on", "false", "False", "FALSE", "no",
-                 "off"].contains(&value)
-            }
+            Pattern::EtcHosts => [
+                "localhost",
+                "true",
+                "True",
+                "TRUE",
+                "yes",
+                "on",
+                "false",
+                "False",
+                "FALSE",
+                "no",
+                "off",
+            ]
+            .contains(&value),
         }
     }
 }
@@ -76,7 +91,9 @@ fn window_start(value: &str) -> bool {
         Some(_) => return false,
         None => value,
     };
-    let Some((hour, minute)) = time.split_once(':') else { return false };
+    let Some((hour, minute)) = time.split_once(':') else {
+        return false;
+    };
     let below = |text: &str, limit: u32| {
         !text.is_empty()
             && text.len() <= 9
@@ -89,7 +106,10 @@ fn window_start(value: &str) -> bool {
 /// Loose on purpose, as the original's: a sign, then characters of numbers and unit letters.
 fn window_length(value: &str) -> bool {
     let body = value.strip_prefix(['+', '-']).unwrap_or(value);
-    !body.is_empty() && body.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | 'µ' | 'μ'))
+    !body.is_empty()
+        && body
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | 'µ' | 'μ'))
 }
 
 #[cfg(test)]

@@ -17,7 +17,13 @@ pub(crate) struct Findings {
 impl Findings {
     pub(crate) fn add(&mut self, check: Check, level: Level, mark: Mark, message: String) {
         let (line, column) = (mark.line, mark.column);
-        self.list.push(Finding { level, message, line, column, check });
+        self.list.push(Finding {
+            level,
+            message,
+            line,
+            column,
+            check,
+        });
     }
 
     pub(crate) fn wrong_type(&mut self, mark: Mark, name: &str, want: &str) {
@@ -63,7 +69,11 @@ impl<'n, 'f> Fields<'n, 'f> {
                 &[]
             }
         };
-        Self { entries, used: vec![false; entries.len()], findings }
+        Self {
+            entries,
+            used: vec![false; entries.len()],
+            findings,
+        }
     }
 
     /// The entry of `key`, marked as known. Null values count as absent.
@@ -136,12 +146,17 @@ impl<'n, 'f> Fields<'n, 'f> {
         if value.is_none() {
             self.findings.wrong_type(mark, key, "int");
         }
-        Some(At { value: value?, mark })
+        Some(At {
+            value: value?,
+            mark,
+        })
     }
 
     /// A list of texts; items of another type are dropped one by one.
     pub(crate) fn texts(&mut self, key: &str) -> Vec<String> {
-        let Some(entry) = self.take(key) else { return Vec::new() };
+        let Some(entry) = self.take(key) else {
+            return Vec::new();
+        };
         let Some(items) = entry.node.as_list() else {
             self.findings.wrong_type(entry.mark, key, "[]string");
             return Vec::new();
@@ -155,7 +170,9 @@ impl<'n, 'f> Fields<'n, 'f> {
             match item.as_scalar() {
                 Some(scalar) => texts.push(scalar.text.clone()),
                 None if item.is_null() => {}
-                None => self.findings.wrong_type(item.mark, &format!("{key}[{index}]"), "string"),
+                None => self
+                    .findings
+                    .wrong_type(item.mark, &format!("{key}[{index}]"), "string"),
             }
         }
         texts
@@ -163,7 +180,9 @@ impl<'n, 'f> Fields<'n, 'f> {
 
     /// A list of mappings.
     pub(crate) fn items(&mut self, key: &str) -> &'n [Node] {
-        let Some(entry) = self.take(key) else { return &[] };
+        let Some(entry) = self.take(key) else {
+            return &[];
+        };
         match entry.node.as_list() {
             Some(items) => items,
             None => {
@@ -185,13 +204,19 @@ impl<'n, 'f> Fields<'n, 'f> {
                 None => self.text(row.key),
             }
             .filter(|t| !t.value.is_empty()),
-            Kind::Bool => self.bool(row.key).then(|| "true".to_owned()).map(|value| At {
-                value,
-                mark: entry_mark.unwrap_or(Mark::START),
-            }),
+            Kind::Bool => self
+                .bool(row.key)
+                .then(|| "true".to_owned())
+                .map(|value| At {
+                    value,
+                    mark: entry_mark.unwrap_or(Mark::START),
+                }),
             Kind::Int => {
                 let int = self.int(row.key).filter(|n| n.value != 0)?;
-                Some(At { value: int.value.to_string(), mark: int.mark })
+                Some(At {
+                    value: int.value.to_string(),
+                    mark: int.mark,
+                })
             }
             Kind::Float => {
                 let (scalar, mark) = self.scalar(row.key, "float64")?;
@@ -199,7 +224,10 @@ impl<'n, 'f> Fields<'n, 'f> {
                     self.findings.wrong_type(mark, row.key, "float64");
                     return None;
                 };
-                (float != 0.0).then(|| At { value: float.to_string(), mark })
+                (float != 0.0).then(|| At {
+                    value: float.to_string(),
+                    mark,
+                })
             }
         };
         value

@@ -92,16 +92,20 @@ fn user(top: &mut Fields<'_, '_>, item: &Node, index: usize) -> User {
         }
     }
     let reason = "trying to fetch from a remote endpoint introduces too many intermittent errors";
-    for key in
-        ["coreos_ssh_import_github", "coreos_ssh_import_github_users", "coreos_ssh_import_url"]
-    {
+    for key in [
+        "coreos_ssh_import_github",
+        "coreos_ssh_import_github_users",
+        "coreos_ssh_import_url",
+    ] {
         if let Some(mark) = fields.mark_of(key) {
             fields.deprecated(mark, key, reason);
         }
     }
     let single = fields.plain_text("coreos_ssh_import_github");
-    user.import_github.extend(Some(single).filter(|name| !name.is_empty()));
-    user.import_github.extend(fields.texts("coreos_ssh_import_github_users"));
+    user.import_github
+        .extend(Some(single).filter(|name| !name.is_empty()));
+    user.import_github
+        .extend(fields.texts("coreos_ssh_import_github_users"));
     user.import_url = fields.plain_text("coreos_ssh_import_url");
     fields.finish();
     user

@@ -75,7 +75,9 @@ pub fn seed(text: &str) -> Option<Seed> {
     }
     let mut seed = Seed::default();
     for part in parts {
-        let Some((key, value)) = part.split_once('=') else { continue };
+        let Some((key, value)) = part.split_once('=') else {
+            continue;
+        };
         let slot = match key.trim() {
             "h" | "local-hostname" => &mut seed.hostname,
             "i" | "instance-id" => &mut seed.instance_id,
@@ -99,8 +101,14 @@ mod tests {
         assert_eq!(config_url(&words).as_deref(), Some("http://b/2"));
         assert_eq!(ssh_key(&words).as_deref(), Some("ssh-rsa AAA me"));
         assert!(!drives_allowed(&words));
-        assert_eq!(config_url(&super::words("a b flatcar.config.url=http://c")).as_deref(), Some("http://c"));
-        assert_eq!(value(&super::words("root=LABEL=ROOT"), "root").as_deref(), Some("LABEL=ROOT"));
+        assert_eq!(
+            config_url(&super::words("a b flatcar.config.url=http://c")).as_deref(),
+            Some("http://c")
+        );
+        assert_eq!(
+            value(&super::words("root=LABEL=ROOT"), "root").as_deref(),
+            Some("LABEL=ROOT")
+        );
     }
 
     #[test]
@@ -108,7 +116,11 @@ mod tests {
         let got = seed("nocloud;h=web;i=i-1;seedfrom=http://10.0.2.2/x/").unwrap();
         assert_eq!(
             got,
-            Seed { hostname: "web".into(), instance_id: "i-1".into(), from: "http://10.0.2.2/x/".into() }
+            Seed {
+                hostname: "web".into(),
+                instance_id: "i-1".into(),
+                from: "http://10.0.2.2/x/".into()
+            }
         );
         assert_eq!(seed("nocloud-net"), Some(Seed::default()));
         assert_eq!(seed("openstack"), None);

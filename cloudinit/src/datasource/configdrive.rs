@@ -19,14 +19,26 @@ pub fn fetch(dir: &Path) -> Result<Fetched, SourceError> {
         Some(bytes) => vendor(&bytes),
         None => Vec::new(),
     };
-    Ok(Fetched { user_data, vendor_data, meta })
+    Ok(Fetched {
+        user_data,
+        vendor_data,
+        meta,
+    })
 }
 
 fn metadata(dir: &Path, bytes: &[u8]) -> Result<MetaData, SourceError> {
     let path = dir.join("openstack/latest/meta_data.json");
-    let bad = |why: String| SourceError::BadMetaData { path: path.display().to_string(), why };
+    let bad = |why: String| SourceError::BadMetaData {
+        path: path.display().to_string(),
+        why,
+    };
     let json: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-    let text = |key: &str| json.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |key: &str| {
+        json.get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let mut meta = MetaData {
         instance_id: text("uuid"),
         hostname: text("hostname"),
@@ -39,11 +51,15 @@ fn metadata(dir: &Path, bytes: &[u8]) -> Result<MetaData, SourceError> {
             }
         }
     }
-    let content = json.get("network_config").and_then(|n| n.get("content_path"));
+    let content = json
+        .get("network_config")
+        .and_then(|n| n.get("content_path"));
     if let Some(path) = content.and_then(Value::as_str) {
         let file = safe_join(&dir.join("openstack"), path);
         let bytes = read_optional(&file)?.ok_or_else(|| {
-            bad(format!("network_config names {path}, which is not on the drive"))
+            bad(format!(
+                "network_config names {path}, which is not on the drive"
+            ))
         })?;
         meta.debian_network = Some(String::from_utf8_lossy(&bytes).into_owned());
     }
@@ -52,7 +68,11 @@ fn metadata(dir: &Path, bytes: &[u8]) -> Result<MetaData, SourceError> {
 
 /// The vendor's document: the file is a JSON text, or an object with `cloud-init`.
 fn vendor(bytes: &[u8]) -> Vec<u8> {
-    let Ok(json) = serde_json::from_slice::<Value>(bytes) else { return Vec::new() };
-    let text = json.as_str().or_else(|| json.get("cloud-init").and_then(Value::as_str));
+    let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
+        return Vec::new();
+    };
+    let text = json
+        .as_str()
+        .or_else(|| json.get("cloud-init").and_then(Value::as_str));
     text.unwrap_or_default().as_bytes().to_vec()
 }

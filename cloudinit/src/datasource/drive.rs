@@ -45,17 +45,27 @@ impl Mounted {
     /// Mounts a device below `/run`.
     pub fn new(device: &Path, place: &Path) -> Result<Self, DriveError> {
         let shown = place.display().to_string();
-        std::fs::create_dir_all(place)
-            .map_err(|source| DriveError::Place { path: shown, source })?;
-        let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+        std::fs::create_dir_all(place).map_err(|source| DriveError::Place {
+            path: shown,
+            source,
+        })?;
+        let flags =
+            MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
         let mut last = std::io::Error::from(std::io::ErrorKind::Unsupported);
         for kind in TYPES {
             match rustix::mount::mount(device, place, kind, flags, None) {
-                Ok(()) => return Ok(Self { path: place.to_owned() }),
+                Ok(()) => {
+                    return Ok(Self {
+                        path: place.to_owned(),
+                    });
+                }
                 Err(errno) => last = errno.into(),
             }
         }
-        Err(DriveError::Mount { device: device.display().to_string(), source: last })
+        Err(DriveError::Mount {
+            device: device.display().to_string(),
+            source: last,
+        })
     }
 
     /// Where the files are.
@@ -80,21 +90,30 @@ pub fn find(labels: &[&str]) -> Option<PathBuf> {
             return Some(device);
         }
     }
-    block_devices().into_iter().find(|device| {
-        read_label(device).is_some_and(|found| labels.iter().any(|l| *l == found))
-    })
+    block_devices()
+        .into_iter()
+        .find(|device| read_label(device).is_some_and(|found| labels.iter().any(|l| *l == found)))
 }
 
 /// Devices in name order, without those that cannot hold such a drive.
 fn block_devices() -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir("/sys/class/block") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/sys/class/block") else {
+        return Vec::new();
+    };
     let mut names: Vec<String> = entries
         .flatten()
         .map(|e| e.file_name().to_string_lossy().into_owned())
-        .filter(|n| !["ram", "zram", "dm-", "md"].iter().any(|p| n.starts_with(p)))
+        .filter(|n| {
+            !["ram", "zram", "dm-", "md"]
+                .iter()
+                .any(|p| n.starts_with(p))
+        })
         .collect();
     names.sort_unstable();
-    names.into_iter().map(|name| Path::new("/dev").join(name)).collect()
+    names
+        .into_iter()
+        .map(|name| Path::new("/dev").join(name))
+        .collect()
 }
 
 fn read_label(device: &Path) -> Option<String> {
@@ -110,13 +129,17 @@ fn read_at(file: &mut (impl Read + Seek), at: u64, len: usize) -> Option<Vec<u8>
 }
 
 fn label_text(bytes: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(bytes).ok()?.trim_end_matches([' ', '\0']);
+    let text = std::str::from_utf8(bytes)
+        .ok()?
+        .trim_end_matches([' ', '\0']);
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn iso_label(file: &mut (impl Read + Seek)) -> Option<String> {
     let volume = read_at(file, 32_768, 72)?;
-    (&volume[1..6] == b"CD001").then(|| label_text(&volume[40..72])).flatten()
+    (&volume[1..6] == b"CD001")
+        .then(|| label_text(&volume[40..72]))
+        .flatten()
 }
 
 fn fat_label(file: &mut (impl Read + Seek)) -> Option<String> {
@@ -154,7 +177,11 @@ mod tests {
 
         let fat = dir.path().join("seed.img");
         File::create(&fat).unwrap().set_len(4 << 20).unwrap();
-        let made = Command::new("mkfs.vfat").args(["-n", "CONFIG-2"]).arg(&fat).output().unwrap();
+        let made = Command::new("mkfs.vfat")
+            .args(["-n", "CONFIG-2"])
+            .arg(&fat)
+            .output()
+            .unwrap();
         assert!(made.status.success());
         assert_eq!(read_label(&fat).as_deref(), Some("CONFIG-2"));
 

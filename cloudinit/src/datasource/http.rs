@@ -83,7 +83,12 @@ impl Client {
             .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build()
             .into();
-        Self { agent, headers: Vec::new(), deadline: None, retries: RETRIES }
+        Self {
+            agent,
+            headers: Vec::new(),
+            deadline: None,
+            retries: RETRIES,
+        }
     }
 
     /// Adds a header to every request.
@@ -119,7 +124,10 @@ impl Client {
             let error = match self.attempt(url) {
                 Ok(Ok(body)) => return Ok(body),
                 Ok(Err(status)) if (400..500).contains(&status) => {
-                    return Err(HttpError::Refused { url: url.to_owned(), status });
+                    return Err(HttpError::Refused {
+                        url: url.to_owned(),
+                        status,
+                    });
                 }
                 Ok(Err(status)) => ureq::Error::StatusCode(status),
                 Err(error) => error,
@@ -127,7 +135,11 @@ impl Client {
             let late = self.deadline.is_some_and(|d| Instant::now() + pause >= d);
             if attempts > self.retries || late {
                 let (url, source) = (url.to_owned(), Box::new(error));
-                return Err(HttpError::Failed { url, attempts, source });
+                return Err(HttpError::Failed {
+                    url,
+                    attempts,
+                    source,
+                });
             }
             tracing::debug!(url, %error, "no answer yet");
             std::thread::sleep(pause);
@@ -153,12 +165,19 @@ impl Client {
         if !(200..300).contains(&status) {
             return Ok(Err(status));
         }
-        response.body_mut().with_config().limit(MAX_BODY).read_to_vec().map(Ok)
+        response
+            .body_mut()
+            .with_config()
+            .limit(MAX_BODY)
+            .read_to_vec()
+            .map(Ok)
     }
 }
 
 fn machine_certificates() -> Vec<Certificate<'static>> {
-    let Ok(pem) = std::fs::read(CERTIFICATES) else { return Vec::new() };
+    let Ok(pem) = std::fs::read(CERTIFICATES) else {
+        return Vec::new();
+    };
     parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(cert)) => Some(cert),

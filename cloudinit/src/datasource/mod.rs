@@ -106,7 +106,10 @@ impl Source {
     /// Everything the source gives. An error about user data comes beside the meta-data, so that the
     /// run can go on with what there is.
     pub fn fetch(&self) -> Result<Fetched, SourceError> {
-        let plain = |user_data| Fetched { user_data, ..Fetched::default() };
+        let plain = |user_data| Fetched {
+            user_data,
+            ..Fetched::default()
+        };
         match self {
             Source::File(path) => read(path).map(plain),
             Source::ConfigDrive(path) => configdrive::fetch(path),
@@ -114,7 +117,10 @@ impl Source {
             Source::Url(url) => Client::new().get(url).map(plain).map_err(SourceError::Http),
             Source::ProcCmdline => {
                 let url = cmdline::config_url(&kernel_words()).ok_or(SourceError::NoUrl)?;
-                Client::new().get(&url).map(plain).map_err(SourceError::Http)
+                Client::new()
+                    .get(&url)
+                    .map(plain)
+                    .map_err(SourceError::Http)
             }
         }
     }
@@ -145,16 +151,16 @@ pub fn kernel_words() -> Vec<String> {
 
 /// The bytes of a file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SourceError> {
-    std::fs::read(path)
-        .map_err(|source| SourceError::Read { path: path.display().to_string(), source })
+    std::fs::read(path).map_err(|source| SourceError::Read {
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 /// The bytes of a file that may be absent.
 pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>, SourceError> {
     match read(path) {
-        Err(SourceError::Read { source, .. })
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
+        Err(SourceError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             Ok(None)
         }
         other => other.map(Some),

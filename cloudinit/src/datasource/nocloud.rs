@@ -36,7 +36,9 @@ pub fn fetch_seed(seed: &Seed, client: &Client) -> Result<Fetched, SourceError> 
         fetch_dir(Path::new(&seed.from))?
     } else {
         let get = |name: &str| {
-            client.get_optional(&format!("{}{name}", seed.from)).map_err(SourceError::Http)
+            client
+                .get_optional(&format!("{}{name}", seed.from))
+                .map_err(SourceError::Http)
         };
         assemble(
             &seed.from,
@@ -75,8 +77,10 @@ fn assemble(
 
 /// YAML with `instance-id`, `local-hostname`, `public-keys`; JSON is YAML too.
 fn metadata(place: &str, bytes: &[u8]) -> Result<MetaData, SourceError> {
-    let bad =
-        |why: String| SourceError::BadMetaData { path: format!("{place} meta-data"), why };
+    let bad = |why: String| SourceError::BadMetaData {
+        path: format!("{place} meta-data"),
+        why,
+    };
     let text = std::str::from_utf8(bytes).map_err(|_| bad("not UTF-8 text".to_owned()))?;
     let Some(root) = yaml::parse(text).map_err(|e| bad(e.to_string()))? else {
         return Ok(MetaData::default());
@@ -89,8 +93,11 @@ fn metadata(place: &str, bytes: &[u8]) -> Result<MetaData, SourceError> {
     if hostname.is_empty() {
         hostname = text("hostname");
     }
-    let mut meta =
-        MetaData { instance_id: text("instance_id"), hostname, ..MetaData::default() };
+    let mut meta = MetaData {
+        instance_id: text("instance_id"),
+        hostname,
+        ..MetaData::default()
+    };
     let keys = root.get("public_keys").map(public_keys).unwrap_or_default();
     for (index, key) in keys.into_iter().enumerate() {
         meta.public_keys.insert(format!("{index:04}"), key);

@@ -197,7 +197,10 @@ impl Change {
     }
 
     pub(crate) fn problem(message: impl Into<String>) -> Self {
-        Change::Problem { message: message.into(), fatal: false }
+        Change::Problem {
+            message: message.into(),
+            fatal: false,
+        }
     }
 }
 
@@ -205,10 +208,15 @@ impl Change {
 pub fn plan(config: &CloudConfig, facts: &Facts) -> Vec<Change> {
     let mut changes = Vec::new();
     for item in &config.extensions.bootcmd {
-        changes.push(Change::Run { args: run_args(item), late: false });
+        changes.push(Change::Run {
+            args: run_args(item),
+            late: false,
+        });
     }
     if !config.hostname.is_empty() {
-        changes.push(Change::SetHostname { name: config.hostname.clone() });
+        changes.push(Change::SetHostname {
+            name: config.hostname.clone(),
+        });
     }
     for group in &config.extensions.groups {
         changes.push(Change::CreateGroup {
@@ -219,12 +227,20 @@ pub fn plan(config: &CloudConfig, facts: &Facts) -> Vec<Change> {
     for user in &config.users {
         plan_user(user, facts, &mut changes);
     }
-    push_keys(&mut changes, "core", &facts.key_set, &config.ssh_authorized_keys);
+    push_keys(
+        &mut changes,
+        "core",
+        &facts.key_set,
+        &config.ssh_authorized_keys,
+    );
 
     let files = match generated_files(config, facts) {
         Ok(files) => files,
         Err(message) => {
-            changes.push(Change::Problem { message, fatal: true });
+            changes.push(Change::Problem {
+                message,
+                fatal: true,
+            });
             return changes;
         }
     };
@@ -240,7 +256,10 @@ pub fn plan(config: &CloudConfig, facts: &Facts) -> Vec<Change> {
     changes.extend(files);
     units::plan(config, facts, &mut changes);
     for item in &config.extensions.runcmd {
-        changes.push(Change::Run { args: run_args(item), late: true });
+        changes.push(Change::Run {
+            args: run_args(item),
+            late: true,
+        });
     }
     changes
 }
@@ -258,10 +277,17 @@ fn run_args(item: &RunItem) -> Vec<String> {
 }
 
 fn push_keys(changes: &mut Vec<Change>, user: &str, set: &str, keys: &[String]) {
-    let keys: Vec<String> =
-        keys.iter().map(|k| k.trim().to_owned()).filter(|k| !k.is_empty()).collect();
+    let keys: Vec<String> = keys
+        .iter()
+        .map(|k| k.trim().to_owned())
+        .filter(|k| !k.is_empty())
+        .collect();
     if !keys.is_empty() {
-        changes.push(Change::SetKeys { user: user.to_owned(), set: set.to_owned(), keys });
+        changes.push(Change::SetKeys {
+            user: user.to_owned(),
+            set: set.to_owned(),
+            keys,
+        });
     }
 }
 
@@ -271,30 +297,49 @@ pub fn key_imports(user: &User) -> Vec<(String, String)> {
         .import_github
         .iter()
         .map(|name| {
-            (format!("https://api.github.com/users/{name}/keys"), format!("github-{name}"))
+            (
+                format!("https://api.github.com/users/{name}/keys"),
+                format!("github-{name}"),
+            )
         })
         .collect();
     if !user.import_url.is_empty() {
-        imports.push((user.import_url.clone(), format!("coreos-cloudinit-{}", user.name)));
+        imports.push((
+            user.import_url.clone(),
+            format!("coreos-cloudinit-{}", user.name),
+        ));
     }
     imports
 }
 
 fn plan_user(user: &User, facts: &Facts, changes: &mut Vec<Change>) {
     if user.name.is_empty() {
-        changes.push(Change::problem(format!("line {}: user without a name skipped", user.line)));
+        changes.push(Change::problem(format!(
+            "line {}: user without a name skipped",
+            user.line
+        )));
         return;
     }
     if !valid_account_name(&user.name) {
-        let message = format!("line {}: \"{}\" is not a valid user name", user.line, user.name);
+        let message = format!(
+            "line {}: \"{}\" is not a valid user name",
+            user.line, user.name
+        );
         changes.push(Change::problem(message));
         return;
     }
     if !facts.accounts.contains(&user.name) {
         changes.push(Change::CreateUser(new_user(user)));
     } else if !user.passwd.is_empty() {
-        let hash = if user.lock_passwd { "*".to_owned() } else { user.passwd.clone() };
-        changes.push(Change::SetPassword { user: user.name.clone(), hash });
+        let hash = if user.lock_passwd {
+            "*".to_owned()
+        } else {
+            user.passwd.clone()
+        };
+        changes.push(Change::SetPassword {
+            user: user.name.clone(),
+            hash,
+        });
     }
     if !user.sudo.is_empty() {
         let mut text = String::from("# written by flotilla-cloudinit\n");
@@ -303,9 +348,18 @@ fn plan_user(user: &User, facts: &Facts, changes: &mut Vec<Change>) {
         }
         // sudo ignores names with a dot.
         let name = user.name.replace('.', "_");
-        changes.push(Change::file(format!("/etc/sudoers.d/90-cloudinit-{name}"), text, 0o440));
+        changes.push(Change::file(
+            format!("/etc/sudoers.d/90-cloudinit-{name}"),
+            text,
+            0o440,
+        ));
     }
-    push_keys(changes, &user.name, &facts.key_set, &user.ssh_authorized_keys);
+    push_keys(
+        changes,
+        &user.name,
+        &facts.key_set,
+        &user.ssh_authorized_keys,
+    );
     for (address, set) in key_imports(user) {
         match facts.imported_keys.get(&address) {
             Some(Ok(keys)) => push_keys(changes, &user.name, &set, keys),
@@ -323,17 +377,27 @@ pub(crate) fn valid_account_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 256
         && !name.starts_with(['-', '.'])
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-$".contains(c))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "._-$".contains(c))
 }
 
 fn new_user(user: &User) -> NewUser {
     let or = |text: &str, default: String| {
-        if text.is_empty() { default } else { text.to_owned() }
+        if text.is_empty() {
+            default
+        } else {
+            text.to_owned()
+        }
     };
     NewUser {
         name: user.name.clone(),
         // A leading `!` would make sshd refuse keys too.
-        passwd: if user.lock_passwd { "*".to_owned() } else { or(&user.passwd, "*".to_owned()) },
+        passwd: if user.lock_passwd {
+            "*".to_owned()
+        } else {
+            or(&user.passwd, "*".to_owned())
+        },
         gecos: user.gecos.clone(),
         home: or(&user.homedir, format!("/home/{}", user.name)),
         create_home: !user.no_create_home,
@@ -353,7 +417,11 @@ fn generated_files(config: &CloudConfig, facts: &Facts) -> Result<Vec<Change>, S
     let mut files = Vec::new();
     let coreos = &config.coreos;
     if !coreos.oem.id.is_empty() {
-        files.push(Change::file("/etc/oem-release", text::oem_release(&coreos.oem), 0o644));
+        files.push(Change::file(
+            "/etc/oem-release",
+            text::oem_release(&coreos.oem),
+            0o644,
+        ));
     }
     if let Some(settings) = update_settings(config)? {
         let current = facts.update_conf.as_deref().unwrap_or_default();
@@ -367,7 +435,11 @@ fn generated_files(config: &CloudConfig, facts: &Facts) -> Result<Vec<Change>, S
     }
     if !coreos.flannel.is_empty() {
         let lines: Vec<String> = coreos.flannel.iter().map(|(k, v)| one_line(k, v)).collect();
-        files.push(Change::file("/run/flannel/options.env", lines.join("\n"), 0o644));
+        files.push(Change::file(
+            "/run/flannel/options.env",
+            lines.join("\n"),
+            0o644,
+        ));
     }
     let environment = PathBuf::from("/etc/environment");
     if !config.write_files.iter().any(|f| f.path == environment) {
@@ -414,22 +486,36 @@ fn update_settings(config: &CloudConfig) -> Result<Option<Vec<(&'static str, Str
 
 /// Whether the document sets up etcd or fleet.
 fn uses_cluster(config: &CloudConfig) -> bool {
-    let names = ["etcd.service", "etcd2.service", "etcd-member.service", "fleet.service"];
+    let names = [
+        "etcd.service",
+        "etcd2.service",
+        "etcd-member.service",
+        "fleet.service",
+    ];
     let coreos = &config.coreos;
     !coreos.etcd.is_empty()
         || !coreos.etcd2.is_empty()
         || !coreos.fleet.is_empty()
-        || coreos.units.iter().any(|u| names.contains(&u.name.as_str()) && !u.mask)
+        || coreos
+            .units
+            .iter()
+            .any(|u| names.contains(&u.name.as_str()) && !u.mask)
 }
 
 fn hosts(value: &str, config: &CloudConfig, facts: &Facts) -> Result<Option<String>, String> {
     match value.to_ascii_lowercase().as_str() {
         "localhost" | "true" | "yes" | "on" => {
-            let name = if config.hostname.is_empty() { &facts.hostname } else { &config.hostname };
+            let name = if config.hostname.is_empty() {
+                &facts.hostname
+            } else {
+                &config.hostname
+            };
             Ok(Some(format!("127.0.0.1 {name}\n")))
         }
         "false" | "no" | "off" => Ok(None),
-        other => Err(format!("invalid value \"{other}\" of manage_etc_hosts (use localhost)")),
+        other => Err(format!(
+            "invalid value \"{other}\" of manage_etc_hosts (use localhost)"
+        )),
     }
 }
 
@@ -438,7 +524,10 @@ fn extension_files(config: &CloudConfig, facts: &Facts, files: &mut Vec<Change>)
     if !extensions.timezone.is_empty() {
         let zone = crate::config::clean(&extensions.timezone);
         let target = PathBuf::from(format!("../usr/share/zoneinfo{}", zone.display()));
-        files.push(Change::Link { path: "/etc/localtime".into(), target });
+        files.push(Change::Link {
+            path: "/etc/localtime".into(),
+            target,
+        });
     }
     let ntp = &extensions.ntp;
     if !ntp.servers.is_empty() || !ntp.pools.is_empty() {
@@ -448,12 +537,20 @@ fn extension_files(config: &CloudConfig, facts: &Facts, files: &mut Vec<Change>)
                 text.push_str(&one_word_line(word, name));
             }
         }
-        files.push(Change::file("/etc/chrony/sources.d/50-cloudinit.sources", text, 0o644));
+        files.push(Change::file(
+            "/etc/chrony/sources.d/50-cloudinit.sources",
+            text,
+            0o644,
+        ));
     }
     if !extensions.ca_certs.trusted.is_empty() {
         let base = facts.ca_bundle.as_deref().unwrap_or_default();
         let text = text::certificates(base, &extensions.ca_certs.trusted);
-        files.push(Change::file("/etc/ssl/certs/ca-certificates.crt", text, 0o644));
+        files.push(Change::file(
+            "/etc/ssl/certs/ca-certificates.crt",
+            text,
+            0o644,
+        ));
     }
 }
 
@@ -478,16 +575,19 @@ mod bytes {
     pub(super) fn serialize<S: Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(bytes) {
             Ok(text) => Shape::Text(text.to_owned()).serialize(out),
-            Err(_) => Shape::Base64 { base64: STANDARD.encode(bytes) }.serialize(out),
+            Err(_) => Shape::Base64 {
+                base64: STANDARD.encode(bytes),
+            }
+            .serialize(out),
         }
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {
         match Shape::deserialize(input)? {
             Shape::Text(text) => Ok(text.into_bytes()),
-            Shape::Base64 { base64 } => {
-                STANDARD.decode(base64).map_err(<D::Error as serde::de::Error>::custom)
-            }
+            Shape::Base64 { base64 } => STANDARD
+                .decode(base64)
+                .map_err(<D::Error as serde::de::Error>::custom),
         }
     }
 }

@@ -17,23 +17,45 @@ impl fmt::Display for Change {
             Change::SetKeys { user, set, keys } => {
                 write!(f, "set {} ssh key(s) of {user}, set {set}", keys.len())
             }
-            Change::WriteFile { path, content, mode, owner, append } => {
+            Change::WriteFile {
+                path,
+                content,
+                mode,
+                owner,
+                append,
+            } => {
                 let verb = if *append { "append to" } else { "write" };
                 let owner = if owner.is_empty() { "root" } else { owner };
                 let size = content.len();
-                write!(f, "{verb} {} ({mode:04o} {owner}, {size} bytes)", path.display())
+                write!(
+                    f,
+                    "{verb} {} ({mode:04o} {owner}, {size} bytes)",
+                    path.display()
+                )
             }
             Change::Link { path, target } => {
                 write!(f, "link {} -> {}", path.display(), target.display())
             }
             Change::Unmask { path } => write!(f, "unmask {}", path.display()),
             Change::EnableUnit { unit, runtime } => {
-                write!(f, "enable {unit}{}", if *runtime { " until the next boot" } else { "" })
+                write!(
+                    f,
+                    "enable {unit}{}",
+                    if *runtime { " until the next boot" } else { "" }
+                )
             }
             Change::Reload => write!(f, "reload units"),
             Change::RestartNetworkd => write!(f, "restart systemd-networkd.service"),
-            Change::UnitCommand { unit, command, generated } => {
-                write!(f, "{command} {unit}{}", if *generated { " (if it exists)" } else { "" })
+            Change::UnitCommand {
+                unit,
+                command,
+                generated,
+            } => {
+                write!(
+                    f,
+                    "{command} {unit}{}",
+                    if *generated { " (if it exists)" } else { "" }
+                )
             }
             Change::Run { args, late } => {
                 let when = if *late { " once per instance" } else { "" };
@@ -41,7 +63,11 @@ impl fmt::Display for Change {
             }
             Change::RunScript { script } => write!(f, "run script ({} bytes)", script.len()),
             Change::Problem { message, fatal } => {
-                write!(f, "problem: {message}{}", if *fatal { "; stop here" } else { "" })
+                write!(
+                    f,
+                    "problem: {message}{}",
+                    if *fatal { "; stop here" } else { "" }
+                )
             }
         }
     }

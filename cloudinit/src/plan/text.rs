@@ -6,8 +6,10 @@ use crate::metadata::{Addresses, environment_name};
 /// Sets keys in a KEY=value text: each existing line of exactly that key is replaced once, keys not
 /// found are appended in sorted order. Values get `quote` on both sides.
 pub(crate) fn edit_settings(text: &str, settings: &[(&str, String)], quote: &str) -> String {
-    let mut left: Vec<(&str, &str)> =
-        settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let mut left: Vec<(&str, &str)> = settings
+        .iter()
+        .map(|(key, value)| (*key, value.as_str()))
+        .collect();
     let mut out = String::with_capacity(text.len() + 128);
     let line_of = |key: &str, value: &str| {
         format!("{key}={quote}{}{quote}\n", value.replace(['\n', '\r'], " "))
@@ -52,8 +54,12 @@ pub fn environment(text: &str, addresses: &Addresses) -> String {
 pub fn addresses_of_environment(text: &str) -> Addresses {
     let mut addresses = Addresses::default();
     for line in text.lines() {
-        let Some((key, value)) = line.trim().split_once('=') else { continue };
-        let Some(name) = key.strip_prefix("COREOS_") else { continue };
+        let Some((key, value)) = line.trim().split_once('=') else {
+            continue;
+        };
+        let Some(name) = key.strip_prefix("COREOS_") else {
+            continue;
+        };
         if let Some(slot) = addresses.slot(&name.to_ascii_lowercase()) {
             value.trim().trim_matches(['"', '\'']).clone_into(slot);
         }
@@ -94,7 +100,10 @@ pub(crate) fn oem_release(oem: &Oem) -> String {
 pub(crate) fn environment_drop_in(options: &[(String, String)]) -> String {
     let mut text = String::from("[Service]\n");
     for (key, value) in options {
-        let value = value.replace('"', "\\\"").replace('\n', "\\n").replace('\r', "");
+        let value = value
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
+            .replace('\r', "");
         text.push_str(&format!("Environment=\"{key}={value}\"\n"));
     }
     text
@@ -126,7 +135,11 @@ mod tests {
         let text = "GROUP_NOTE=x\nGROUP=alpha\n# c\nGROUP=second";
         let got = edit_settings(
             text,
-            &[("REBOOT_STRATEGY", "off".into()), ("GROUP", "beta".into()), ("A", "1".into())],
+            &[
+                ("REBOOT_STRATEGY", "off".into()),
+                ("GROUP", "beta".into()),
+                ("A", "1".into()),
+            ],
             "",
         );
         assert_eq!(
@@ -143,7 +156,10 @@ mod tests {
             ..Addresses::default()
         };
         let got = environment("A=b\r\nCOREOS_PUBLIC_IPV4=old\nZ=1", &addresses);
-        assert_eq!(got, "A=b\nCOREOS_PUBLIC_IPV4=8.8.4.4\nZ=1\nCOREOS_PRIVATE_IPV4=10.0.0.1\n");
+        assert_eq!(
+            got,
+            "A=b\nCOREOS_PUBLIC_IPV4=8.8.4.4\nZ=1\nCOREOS_PRIVATE_IPV4=10.0.0.1\n"
+        );
         assert_eq!(environment(&got, &addresses), got);
         assert_eq!(environment("A=b", &Addresses::default()), "A=b");
         assert_eq!(addresses_of_environment(&got), addresses);
@@ -151,13 +167,20 @@ mod tests {
 
     #[test]
     fn values_cannot_leave_their_place() {
-        let oem = Oem { id: "x".into(), name: "a\"b$c\\".into(), ..Oem::default() };
+        let oem = Oem {
+            id: "x".into(),
+            name: "a\"b$c\\".into(),
+            ..Oem::default()
+        };
         assert_eq!(
             oem_release(&oem),
             "ID=x\nVERSION_ID=\nNAME=\"a\\\"b\\$c\\\\\"\nHOME_URL=\"\"\nBUG_REPORT_URL=\"\"\n"
         );
         let text = environment_drop_in(&[("K".into(), "a\"b\nExecStart=/x %m".into())]);
-        assert_eq!(text, "[Service]\nEnvironment=\"K=a\\\"b\\nExecStart=/x %m\"\n");
+        assert_eq!(
+            text,
+            "[Service]\nEnvironment=\"K=a\\\"b\\nExecStart=/x %m\"\n"
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use unit_file::name::escape_path;
+
 use super::{Change, Facts, text};
 use crate::config::{CloudConfig, Coreos, DropIn, Mount, Unit};
 
@@ -36,6 +38,15 @@ pub(super) fn plan(config: &CloudConfig, facts: &Facts, changes: &mut Vec<Change
         };
         plan_unit(&unit, true, changes, &mut after);
     }
+    // A mask that is put back at once would make every boot a change.
+    let masked: Vec<PathBuf> = changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Link { path, target } if target == Path::new("/dev/null") => Some(path.clone()),
+            _ => None,
+        })
+        .collect();
+    changes.retain(|c| !matches!(c, Change::Unmask { path } if masked.contains(path)));
     if after.reload {
         changes.push(Change::Reload);
     }
@@ -47,13 +58,19 @@ pub(super) fn plan(config: &CloudConfig, facts: &Facts, changes: &mut Vec<Change
 
 /// Whether the unit is one of networkd's files.
 pub(crate) fn is_network(name: &str) -> bool {
-    [".network", ".netdev", ".link"].iter().any(|suffix| name.ends_with(suffix))
+    [".network", ".netdev", ".link"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
 }
 
 /// The directory of a unit's files.
 pub(crate) fn directory(name: &str, runtime: bool) -> PathBuf {
     let base = if runtime { "/run" } else { "/etc" };
-    let group = if is_network(name) { "network" } else { "system" };
+    let group = if is_network(name) {
+        "network"
+    } else {
+        "system"
+    };
     Path::new(base).join("systemd").join(group)
 }
 
@@ -80,7 +97,9 @@ fn plan_unit(unit: &Unit, generated: bool, changes: &mut Vec<Change>, after: &mu
     let name = &unit.name;
     let at = format!("line {}", unit.line);
     if name.is_empty() {
-        changes.push(Change::problem(format!("{at}: unit without a name skipped")));
+        changes.push(Change::problem(format!(
+            "{at}: unit without a name skipped"
+        )));
         return;
     }
     if drop_in_name(name) {
@@ -115,7 +134,10 @@ fn plan_unit(unit: &Unit, generated: bool, changes: &mut Vec<Change>, after: &mu
         after.reload |= !network;
     }
     if unit.mask {
-        changes.push(Change::Link { path, target: "/dev/null".into() });
+        changes.push(Change::Link {
+            path,
+            target: "/dev/null".into(),
+        });
         after.reload |= !network;
     } else if unit.runtime {
         changes.push(Change::Unmask { path });
@@ -125,12 +147,19 @@ fn plan_unit(unit: &Unit, generated: bool, changes: &mut Vec<Change>, after: &mu
         return;
     }
     if unit.enable {
-        changes.push(Change::EnableUnit { unit: name.clone(), runtime: unit.runtime });
+        changes.push(Change::EnableUnit {
+            unit: name.clone(),
+            runtime: unit.runtime,
+        });
         after.reload = true;
     }
     if !unit.command.is_empty() {
         let (unit, command) = (name.clone(), unit.command.clone());
-        after.commands.push(Change::UnitCommand { unit, command, generated });
+        after.commands.push(Change::UnitCommand {
+            unit,
+            command,
+            generated,
+        });
     }
 }
 
@@ -143,7 +172,10 @@ fn generated(coreos: &Coreos) -> Vec<Unit> {
             Vec::new()
         } else {
             let content = text::environment_drop_in(options);
-            vec![DropIn { name: DROP_IN.to_owned(), content }]
+            vec![DropIn {
+                name: DROP_IN.to_owned(),
+                content,
+            }]
         },
         ..Unit::default()
     };
@@ -181,42 +213,21 @@ fn mount_unit(mount: &Mount) -> Unit {
         // A bare device name, as cloud-init takes it.
         _ => format!("/dev/{}", mount.what),
     };
-    let mut content = format!("[Mount]\nWhat={what}\nWhere={}\n", mount.place);
+    let place = crate::config::clean(&mount.place).display().to_string();
+    let mut content = format!("[Mount]\nWhat={what}\nWhere={place}\n");
     for (key, value) in [("Type", &mount.kind), ("Options", &mount.options)] {
         if !value.is_empty() {
             content.push_str(&format!("{key}={}\n", value.replace('\n', " ")));
         }
     }
     Unit {
-        name: format!("{}.mount", escape_path(&mount.place)),
+        name: format!("{}.mount", escape_path(&place).unwrap_or_default()),
         runtime: true,
         content: content.replace('%', "%%"),
         command: "start".to_owned(),
         line: mount.line,
         ..Unit::default()
     }
-}
-
-/// The unit name form of a path.
-fn escape_path(path: &str) -> String {
-    let clean = crate::config::clean(path);
-    let text = clean.to_string_lossy();
-    let inner = text.trim_matches('/');
-    if inner.is_empty() {
-        return "-".to_owned();
-    }
-    let mut out = String::new();
-    for (at, byte) in inner.bytes().enumerate() {
-        match byte {
-            b'/' => out.push('-'),
-            b'.' if at == 0 => out.push_str("\\x2e"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b':' => {
-                out.push(char::from(byte));
-            }
-            other => out.push_str(&format!("\\x{other:02x}")),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -232,16 +243,13 @@ mod tests {
             assert!(!plain_name(bad), "{bad:?}");
         }
         assert!(drop_in_name("user-configdrive.service.d/10-oem.conf"));
-        for bad in ["../x.d/y.conf", "a.service.d/../y.conf", "a.service.d/x", "a.d/b.conf"] {
+        for bad in [
+            "../x.d/y.conf",
+            "a.service.d/../y.conf",
+            "a.service.d/x",
+            "a.d/b.conf",
+        ] {
             assert!(!drop_in_name(bad), "{bad}");
         }
-    }
-
-    #[test]
-    fn paths_become_unit_names() {
-        assert_eq!(escape_path("/var/lib/docker"), "var-lib-docker");
-        assert_eq!(escape_path("/a-b/.c"), "a\\x2db-.c");
-        assert_eq!(escape_path("/.a"), "\\x2ea");
-        assert_eq!(escape_path("/"), "-");
     }
 }
