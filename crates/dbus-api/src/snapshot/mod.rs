@@ -31,17 +31,17 @@ pub struct Interface {
     pub properties: Vec<(&'static str, Value)>,
 }
 
-/// The interfaces of a unit: `Unit`, then that of its type.
+/// The interfaces of a unit: that of its type, then `Unit`, as systemd orders them.
 pub fn unit_interfaces(unit: &UnitSnapshot, usage: &Usage) -> Vec<Interface> {
     let (kind, properties) = types::properties(unit, usage);
     vec![
         Interface {
-            name: format!("{}.Unit", crate::systemd1::NAME),
-            properties: unit::properties(unit),
-        },
-        Interface {
             name: format!("{}.{kind}", crate::systemd1::NAME),
             properties,
+        },
+        Interface {
+            name: format!("{}.Unit", crate::systemd1::NAME),
+            properties: unit::properties(unit),
         },
     ]
 }
