@@ -7,6 +7,11 @@ pub(crate) fn monotonic_usec() -> u64 {
     usec(ClockId::Monotonic)
 }
 
+/// Since boot, with time asleep.
+pub(crate) fn boottime_usec() -> u64 {
+    usec(ClockId::Boottime)
+}
+
 /// Since 1970.
 pub(crate) fn realtime_usec() -> u64 {
     usec(ClockId::Realtime)

@@ -61,8 +61,7 @@ impl CommandLine {
     }
 
     /// The last value under any of the three equal prefixes.
-    #[cfg(test)]
-    fn ours(&self, key: &str) -> Option<&str> {
+    pub(crate) fn ours(&self, key: &str) -> Option<&str> {
         let matches = |k: &str| {
             ["coreos.", "flatcar.", "flotilla."]
                 .iter()

@@ -101,7 +101,7 @@ pub(crate) fn journal_in_use() -> bool {
 
 /// Logs a message about no unit in particular.
 pub(crate) fn say(level: Level, text: std::fmt::Arguments<'_>) {
-    entry(level, None, None, text);
+    entry(level, None, None, &[], &text.to_string());
 }
 
 /// Logs a message about a unit.
@@ -111,24 +111,35 @@ pub(crate) fn unit(
     message_id: Option<&str>,
     text: std::fmt::Arguments<'_>,
 ) {
-    entry(level, Some(unit), message_id, text);
+    entry(level, Some(unit), message_id, &[], &text.to_string());
+}
+
+/// Logs a message with further journal fields.
+pub(crate) fn with_fields(
+    level: Level,
+    unit: Option<&str>,
+    message_id: Option<&str>,
+    fields: &[(&str, String)],
+    text: &str,
+) {
+    entry(level, unit, message_id, fields, text);
 }
 
 fn entry(
     level: Level,
     unit: Option<&str>,
     message_id: Option<&str>,
-    text: std::fmt::Arguments<'_>,
+    fields: &[(&str, String)],
+    text: &str,
 ) {
     SINK.with_borrow_mut(|sink| {
         if level > sink.threshold {
             return;
         }
-        let text = text.to_string();
         if let Some(journal) = &sink.journal
             && journal
                 .send_to(
-                    &native(level, sink.identifier, unit, message_id, &text),
+                    &native(level, sink.identifier, unit, message_id, fields, text),
                     JOURNAL,
                 )
                 .is_ok()
@@ -166,6 +177,7 @@ fn native(
     identifier: &str,
     unit: Option<&str>,
     message_id: Option<&str>,
+    fields: &[(&str, String)],
     text: &str,
 ) -> Vec<u8> {
     let mut head = format!(
@@ -177,6 +189,9 @@ fn native(
     }
     if let Some(id) = message_id {
         let _ = writeln!(head, "MESSAGE_ID={id}");
+    }
+    for (name, value) in fields.iter().filter(|(_, v)| !v.contains('\n')) {
+        let _ = writeln!(head, "{name}={value}");
     }
     let mut out = head.into_bytes();
     if text.contains('\n') {
@@ -208,12 +223,19 @@ mod tests {
 
     #[test]
     fn native_messages_carry_unit_and_binary_text() {
-        let one = native(Level::Info, "init", Some("a.service"), Some("ff"), "hello");
+        let one = native(
+            Level::Info,
+            "init",
+            Some("a.service"),
+            Some("ff"),
+            &[("A", "b".to_owned())],
+            "hello",
+        );
         assert_eq!(
             String::from_utf8(one).unwrap(),
-            "PRIORITY=6\nSYSLOG_IDENTIFIER=init\nSYSLOG_FACILITY=3\nUNIT=a.service\nMESSAGE_ID=ff\nMESSAGE=hello\n"
+            "PRIORITY=6\nSYSLOG_IDENTIFIER=init\nSYSLOG_FACILITY=3\nUNIT=a.service\nMESSAGE_ID=ff\nA=b\nMESSAGE=hello\n"
         );
-        let two = native(Level::Error, "init", None, None, "a\nb");
+        let two = native(Level::Error, "init", None, None, &[], "a\nb");
         assert!(two.ends_with(b"MESSAGE\n\x03\0\0\0\0\0\0\0a\nb\n"));
     }
 

@@ -23,6 +23,18 @@ pub fn restart_with(argument: &CStr) -> io::Result<()> {
     check_long(ret).map(|_| ())
 }
 
+/// Gives this thread namespaces of its own.
+///
+/// # Errors
+/// `EINVAL` for `UnshareFlags::FILES`, which could hide descriptors from other threads; else `unshare`'s.
+pub fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
+    if flags.contains(rustix::thread::UnshareFlags::FILES) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: the one dangerous flag was refused above; namespaces do not concern memory.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(Into::into)
+}
+
 /// Sets scheduling policy (0 other, 1 fifo, 2 rr, 3 batch, 5 idle) and static priority of this process.
 ///
 /// # Errors

@@ -1,0 +1,625 @@
+//! The boot of the system manager: stages before the loop, as a list.
+//!
+//! A stage that fails is told and passed over, unless the manager cannot run without it: a machine with half
+//! of its file systems can be repaired, one that hangs in PID 1 cannot.
+
+mod identity;
+mod sockets;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use init_control::{BootTimes, Stamp};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use unit_engine::api::DeviceInfo;
+use unit_engine::{Config, Engine, Event};
+
+use crate::cmdline::CommandLine;
+use crate::devices::{self, Links};
+use crate::handover::{self, Handover};
+use crate::host::System;
+use crate::log::{self, Level};
+use crate::manager::state::Saved;
+use crate::manager::{Inherited, Manager, Setup};
+use crate::{clock, generators};
+
+const DRIVER_LIMIT: Duration = Duration::from_secs(20);
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the stages know and find out.
+#[derive(Debug, Default)]
+struct Boot {
+    facts: Handover,
+    cmdline: CommandLine,
+    times: BootTimes,
+    first_boot: bool,
+    machine_id: String,
+    uevents: Option<OwnedFd>,
+    links: Links,
+    devices: Vec<DeviceInfo>,
+}
+
+struct Stage {
+    name: &'static str,
+    run: fn(&mut Boot) -> std::io::Result<()>,
+}
+
+const STAGES: &[Stage] = &[
+    Stage {
+        name: "kernel file systems",
+        run: kernel_file_systems,
+    },
+    Stage {
+        name: "log and limits",
+        run: log_and_limits,
+    },
+    Stage {
+        name: "control groups",
+        run: |_| control_groups(),
+    },
+    Stage {
+        name: "machine identity",
+        run: identity::decide,
+    },
+    Stage {
+        name: "clock",
+        run: |_| identity::advance_clock(),
+    },
+    Stage {
+        name: "loopback",
+        run: |_| syscalls::socket::loopback_up(),
+    },
+    Stage {
+        name: "generators",
+        run: run_generators,
+    },
+    Stage {
+        name: "presets",
+        run: apply_presets,
+    },
+    Stage {
+        name: "first boot is known",
+        run: identity::remember,
+    },
+    Stage {
+        name: "boot facts",
+        run: write_facts,
+    },
+    Stage {
+        name: "devices",
+        run: find_devices,
+    },
+];
+
+/// Boots the machine and runs the manager. Does not return.
+pub(crate) fn run() -> ! {
+    let start = stamp();
+    let mut boot = Boot::default();
+    boot.facts = Handover::decode(&std::env::var(handover::VARIABLE).unwrap_or_default());
+    boot.times.userspace = start;
+    boot.times.kernel = Stamp {
+        realtime: start.realtime.saturating_sub(start.monotonic),
+        monotonic: 0,
+    };
+    if boot.facts.initrd_usec > 0 {
+        let before = start.monotonic.saturating_sub(boot.facts.initrd_usec);
+        boot.times.initrd = Stamp {
+            realtime: start.realtime.saturating_sub(before),
+            monotonic: boot.facts.initrd_usec,
+        };
+    }
+    boot.times.security_start = start;
+    for stage in STAGES {
+        if let Err(error) = (stage.run)(&mut boot) {
+            log::say(
+                Level::Error,
+                format_args!("boot stage \"{}\" failed: {error}", stage.name),
+            );
+        }
+    }
+    boot.times.security_finish = stamp();
+    let inherited = loop {
+        match sockets::bind(&boot.facts) {
+            Ok(inherited) => break inherited,
+            Err(error) => hold_on(&format!(
+                "the sockets of the manager cannot be bound: {error}"
+            )),
+        }
+    };
+    let targets = boot_targets(&boot.cmdline);
+    let mut first: Vec<Event> = boot
+        .devices
+        .drain(..)
+        .map(|d| Event::DeviceAppeared(Box::new(d)))
+        .collect();
+    first.push(Event::Boot {
+        targets,
+        wants: Vec::new(),
+        times: Box::new(boot.times),
+    });
+    log::say(
+        Level::Info,
+        format_args!("{} is up, starting units", version()),
+    );
+    let engine = Engine::new(engine_config());
+    start_manager(boot, engine, inherited, first, Vec::new())
+}
+
+/// Goes on where the manager before left off. Does not return.
+pub(crate) fn restore(number: i32) -> ! {
+    log::open_kmsg();
+    log::use_journal(true);
+    let mut boot = Boot {
+        cmdline: CommandLine::of_kernel(),
+        ..Boot::default()
+    };
+    let saved = Saved::read(number);
+    let inherited = saved
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(Saved::inherit);
+    let (saved, inherited) = match (saved, inherited) {
+        (Ok(saved), Ok(inherited)) => (saved, inherited),
+        (Err(error), _) | (_, Err(error)) => {
+            log::say(
+                Level::Critical,
+                format_args!("state of the manager is lost: {error}; starting over"),
+            );
+            run();
+        }
+    };
+    boot.times = saved.times;
+    boot.first_boot = saved.first_boot;
+    if let Some(level) = Level::from_name(&saved.log_level) {
+        log::set_threshold(level);
+    }
+    boot.uevents = syscalls::socket::uevents().ok();
+    let system = System::new(boot.cmdline.clone(), boot.first_boot);
+    match Engine::restore(
+        engine_config(),
+        &saved.engine,
+        crate::manager::now(),
+        &system,
+    ) {
+        Ok((engine, output)) => {
+            log::say(Level::Info, format_args!("{} goes on", version()));
+            let first = devices_again(&mut boot);
+            start_manager(boot, engine, inherited, first, output)
+        }
+        Err(error) => {
+            log::say(
+                Level::Critical,
+                format_args!("units are lost: {}; starting over", log::chain(&error)),
+            );
+            let targets = boot_targets(&boot.cmdline);
+            let first = vec![Event::Boot {
+                targets,
+                wants: Vec::new(),
+                times: Box::new(boot.times),
+            }];
+            start_manager(
+                boot,
+                Engine::new(engine_config()),
+                inherited,
+                first,
+                Vec::new(),
+            )
+        }
+    }
+}
+
+fn start_manager(
+    boot: Boot,
+    engine: Engine,
+    inherited: Inherited,
+    first: Vec<Event>,
+    restored: Vec<unit_engine::Action>,
+) -> ! {
+    let uevents = boot.uevents.map_or_else(syscalls::socket::uevents, Ok);
+    let setup = uevents.and_then(|uevents| {
+        let setup = Setup {
+            engine,
+            system: System::new(boot.cmdline, boot.first_boot),
+            times: boot.times,
+            private_tmp_key: private_tmp_key(),
+            version: version(),
+            uevents,
+            links: boot.links,
+        };
+        Manager::new(setup, inherited)
+    });
+    match setup {
+        Ok(manager) => manager.run(first, restored),
+        Err(error) => loop {
+            hold_on(&format!("the event loop cannot be set up: {error}"));
+        },
+    }
+}
+
+/// PID 1 must not leave; it says what is wrong and restarts the machine, so that the loader counts it.
+fn hold_on(reason: &str) {
+    log::say(
+        Level::Critical,
+        format_args!("{reason}; restarting in 10 s"),
+    );
+    let _ = crate::console::broadcast(&format!("\r\n*** {reason}; restarting in 10 s\r\n"));
+    std::thread::sleep(Duration::from_secs(10));
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
+}
+
+fn boot_targets(cmdline: &CommandLine) -> Vec<String> {
+    let named = generators::boot_target(cmdline).unwrap_or_else(|| "default.target".to_owned());
+    let mut all = vec![named];
+    all.extend(["rescue.target", "emergency.target"].map(str::to_owned));
+    all.dedup();
+    all
+}
+
+fn engine_config() -> Config {
+    Config {
+        version: version(),
+        ..Config::default()
+    }
+}
+
+/// This program's version text.
+pub(crate) fn version() -> String {
+    format!("Flotilla {}", env!("CARGO_PKG_VERSION"))
+}
+
+fn stamp() -> Stamp {
+    Stamp {
+        realtime: clock::realtime_usec(),
+        monotonic: clock::monotonic_usec(),
+    }
+}
+
+/// Kept in /run, so that a re-executed manager finds the same directories.
+fn private_tmp_key() -> String {
+    const PATH: &str = "/run/systemd/private-tmp-key";
+    if let Ok(key) = std::fs::read_to_string(PATH)
+        && key.len() == 64
+    {
+        return key;
+    }
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .replace('-', "");
+    let mut random = [0; 16];
+    let _ = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK);
+    let key = format!(
+        "{boot_id:0>32}{}",
+        random
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+    );
+    if let Err(error) = crate::atomic::write(Path::new(PATH), key.as_bytes(), 0o600) {
+        log::say(Level::Warning, format_args!("{PATH}: {error}"));
+    }
+    key
+}
+
+fn kernel_file_systems(boot: &mut Boot) -> std::io::Result<()> {
+    let quiet = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    let table = [
+        ("proc", "/proc", c"proc", quiet, c"", true),
+        ("sysfs", "/sys", c"sysfs", quiet, c"", true),
+        (
+            "devtmpfs",
+            "/dev",
+            c"devtmpfs",
+            MountFlags::NOSUID,
+            c"mode=0755",
+            true,
+        ),
+        (
+            "tmpfs",
+            "/run",
+            c"tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            c"mode=0755,size=20%",
+            true,
+        ),
+        (
+            "devpts",
+            "/dev/pts",
+            c"devpts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            c"mode=0620,gid=5,ptmxmode=0666",
+            true,
+        ),
+        (
+            "tmpfs",
+            "/dev/shm",
+            c"tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            c"mode=1777",
+            true,
+        ),
+        (
+            "cgroup2",
+            "/sys/fs/cgroup",
+            c"cgroup2",
+            quiet,
+            c"nsdelegate,memory_recursiveprot",
+            true,
+        ),
+        (
+            "securityfs",
+            "/sys/kernel/security",
+            c"securityfs",
+            quiet,
+            c"",
+            false,
+        ),
+        (
+            "efivarfs",
+            "/sys/firmware/efi/efivars",
+            c"efivarfs",
+            quiet,
+            c"",
+            false,
+        ),
+        ("bpf", "/sys/fs/bpf", c"bpf", quiet, c"mode=0700", false),
+        ("pstore", "/sys/fs/pstore", c"pstore", quiet, c"", false),
+        ("mqueue", "/dev/mqueue", c"mqueue", quiet, c"", false),
+        (
+            "configfs",
+            "/sys/kernel/config",
+            c"configfs",
+            quiet,
+            c"",
+            false,
+        ),
+        (
+            "debugfs",
+            "/sys/kernel/debug",
+            c"debugfs",
+            quiet,
+            c"",
+            false,
+        ),
+        (
+            "tracefs",
+            "/sys/kernel/tracing",
+            c"tracefs",
+            quiet,
+            c"",
+            false,
+        ),
+    ];
+    let mut result = Ok(());
+    for (source, target, kind, flags, data, needed) in table {
+        if is_mount_point(target) {
+            continue;
+        }
+        let made = target.starts_with("/sys/") || std::fs::create_dir_all(target).is_ok();
+        match mount(source, target, kind, flags, Some(data)) {
+            Err(error) if needed && made => {
+                result = Err(std::io::Error::other(format!("mount {target}: {error}")))
+            }
+            _ => {}
+        }
+    }
+    // Containers expect that mounts of the host reach them; systemd shares its root, too.
+    mount_change(
+        "/",
+        MountPropagationFlags::SHARED | MountPropagationFlags::REC,
+    )?;
+    for dir in [
+        "/run/systemd/system",
+        "/run/systemd/journal",
+        "/run/flotilla",
+        "/run/lock",
+        "/run/credentials",
+        "/run/dbus",
+    ] {
+        std::fs::create_dir_all(dir)?;
+    }
+    boot.cmdline = CommandLine::of_kernel();
+    result
+}
+
+fn is_mount_point(path: &str) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let device = |p: &Path| std::fs::metadata(p).map(|m| m.dev()).ok();
+    let path = Path::new(path);
+    match (device(path), path.parent().and_then(device)) {
+        (Some(own), Some(above)) => own != above,
+        _ => false,
+    }
+}
+
+fn log_and_limits(boot: &mut Boot) -> std::io::Result<()> {
+    log::open_kmsg();
+    log::use_journal(true);
+    crate::console::standard_streams();
+    let level = boot
+        .cmdline
+        .value("systemd.log_level")
+        .and_then(Level::from_name);
+    if let Some(level) = level.or(boot.cmdline.flag("debug").then_some(Level::Debug)) {
+        log::set_threshold(level);
+    }
+    // The kernel is to tell us instead of restarting by itself.
+    let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
+    rustix::process::umask(rustix::fs::Mode::empty());
+    for (resource, soft, hard) in [
+        (Resource::Nofile, 1024, 524_288),
+        (Resource::Memlock, 8 << 20, 8 << 20),
+    ] {
+        setrlimit(
+            resource,
+            Rlimit {
+                current: Some(soft),
+                maximum: Some(hard),
+            },
+        )?;
+    }
+    let core = Rlimit {
+        current: Some(0),
+        maximum: None,
+    };
+    setrlimit(Resource::Core, core)?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+fn control_groups() -> std::io::Result<()> {
+    let tree = cgroup2::Hierarchy::default();
+    let text = |e: cgroup2::CgroupError| std::io::Error::other(log::chain(&e));
+    for group in [
+        "/init.scope",
+        "/system.slice",
+        "/user.slice",
+        "/machine.slice",
+        "/flotilla.slice",
+    ] {
+        tree.create(group).map_err(text)?;
+    }
+    tree.attach("/init.scope", 1).map_err(text)
+}
+
+fn run_generators(boot: &mut Boot) -> std::io::Result<()> {
+    boot.times.generators_start = stamp();
+    generators::run(&boot.cmdline)?;
+    boot.times.generators_finish = stamp();
+    Ok(())
+}
+
+/// First boot: every unit file as the presets say.
+fn apply_presets(boot: &mut Boot) -> std::io::Result<()> {
+    if !boot.first_boot {
+        return Ok(());
+    }
+    log::say(Level::Info, format_args!("first boot: applying presets"));
+    let system = System::new(boot.cmdline.clone(), true);
+    crate::unit_files::preset_all(&system).map_err(std::io::Error::other)
+}
+
+/// Loads drivers, has every block device looked at, and makes the links, before the first unit starts.
+fn find_devices(boot: &mut Boot) -> std::io::Result<()> {
+    let uevents = syscalls::socket::uevents()?;
+    boot.uevents = Some(uevents);
+    devices::load_drivers(DRIVER_LIMIT);
+    let all = devices::coldplug();
+    boot.devices = all
+        .iter()
+        .filter_map(devices::Uevent::plain_device)
+        .collect();
+    for (event, found) in devices::probe_all(&all, PROBE_LIMIT) {
+        let name = event.name.as_deref().unwrap_or_default();
+        let info = boot
+            .links
+            .update(&format!("/sys{}", event.path), name, &found);
+        boot.devices.push(info);
+    }
+    Ok(())
+}
+
+/// After a re-execution the engine knows its devices; the links are still there, only their owners are not.
+fn devices_again(boot: &mut Boot) -> Vec<Event> {
+    let all = devices::coldplug();
+    let mut events: Vec<Event> = Vec::new();
+    for (event, found) in devices::probe_all(&all, PROBE_LIMIT) {
+        let name = event.name.as_deref().unwrap_or_default();
+        let info = boot
+            .links
+            .update(&format!("/sys{}", event.path), name, &found);
+        events.push(Event::DeviceAppeared(Box::new(info)));
+    }
+    events
+}
+
+/// `/run/flotilla/boot.json`, which others read instead of the command line.
+fn write_facts(boot: &mut Boot) -> std::io::Result<()> {
+    let text = facts_json(boot, &image_version());
+    crate::atomic::write(Path::new("/run/flotilla/boot.json"), text.as_bytes(), 0o644)
+}
+
+fn image_version() -> String {
+    let text = std::fs::read_to_string("/usr/lib/os-release")
+        .or_else(|_| std::fs::read_to_string("/etc/os-release"));
+    let all = unit_file::environment::parse_environment_file(&text.unwrap_or_default());
+    all.into_iter()
+        .find(|(n, _)| n == "IMAGE_VERSION")
+        .map_or_else(|| env!("CARGO_PKG_VERSION").to_owned(), |(_, v)| v)
+}
+
+fn facts_json(boot: &Boot, version: &str) -> String {
+    let text = |value: Option<&str>| value.map_or_else(|| "null".to_owned(), json_string);
+    let facts = &boot.facts;
+    let oem = boot.cmdline.ours("oem.id").filter(|id| !id.is_empty());
+    let pairs = [
+        ("slot", text(facts.slot.as_deref())),
+        ("version", json_string(version)),
+        ("usrhash", text(facts.usrhash.as_deref())),
+        ("first_boot", boot.first_boot.to_string()),
+        ("oem_id", text(oem)),
+        ("recovery", text(facts.recovery.as_deref())),
+        ("fallback", text(facts.fallback.as_deref())),
+        ("state_device", text(facts.state_device.as_deref())),
+        ("machine_id", json_string(&boot.machine_id)),
+        ("initrd_usec", facts.initrd_usec.to_string()),
+        ("initrd_end_usec", facts.initrd_end_usec.to_string()),
+        ("userspace_usec", boot.times.userspace.monotonic.to_string()),
+    ];
+    let body: Vec<String> = pairs
+        .iter()
+        .map(|(k, v)| format!("  \"{k}\": {v}"))
+        .collect();
+    format!("{{\n{}\n}}\n", body.join(",\n"))
+}
+
+fn json_string(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_valid_json_with_null_for_the_unknown() {
+        let mut boot = Boot {
+            cmdline: CommandLine::parse("coreos.oem.id=qemu"),
+            ..Boot::default()
+        };
+        boot.facts.slot = Some("a".to_owned());
+        boot.facts.recovery = Some("say \"x\"\n".to_owned());
+        let text = facts_json(&boot, "0.1.0");
+        assert!(
+            text.contains("\"slot\": \"a\"")
+                && text.contains("\"usrhash\": null")
+                && text.contains("\"oem_id\": \"qemu\"")
+        );
+        assert!(text.contains("\"recovery\": \"say \\\"x\\\"\\u000a\""));
+    }
+
+    #[test]
+    fn the_boot_target_has_two_fallbacks() {
+        assert_eq!(
+            boot_targets(&CommandLine::default()),
+            ["default.target", "rescue.target", "emergency.target"]
+        );
+        assert_eq!(
+            boot_targets(&CommandLine::parse("rescue")),
+            ["rescue.target", "emergency.target"]
+        );
+    }
+}

@@ -1,0 +1,712 @@
+//! The system manager's loop: one thread, one poll set. Everything that happens becomes an
+//! [`Event`](unit_engine::Event) for the engine; everything the engine decides is done by [`actions`].
+//!
+//! ```text
+//! poll ─▶ sources in order ─▶ Event ─▶ engine.handle ─▶ actions ─▶ (Spawned, SocketsOpened …) ─▶ Event
+//! ```
+//!
+//! The loop never blocks but in `epoll_wait`, never waits for a lock, a name service or the network, and
+//! never ends. A panic in the engine is caught here: it is logged, and the manager executes itself anew from
+//! its serialised state.
+
+mod actions;
+mod answers;
+mod control;
+mod launch;
+mod poll;
+pub(crate) mod state;
+mod watch;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use init_control::{BootTimes, JobMode, PowerAction};
+use rustix::event::epoll::EventFlags;
+use rustix::process::{WaitOptions, wait};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use unit_engine::api::{ExecFailure, ExitStatus};
+use unit_engine::{Action, Engine, Event, FdToken, Now, SpawnId};
+use unit_file::UnitName;
+use unit_file::settings::Listen;
+
+use crate::clock;
+use crate::devices::{self, Links, Uevent};
+use crate::host::System;
+use crate::log::{self, Level};
+use crate::mounts;
+use control::Control;
+pub(crate) use launch::BUS_SOCKETS;
+use poll::{Poll, Source};
+use watch::{CgroupNews, Cgroups, Devices, Paths};
+
+/// Descriptors that the manager has from its start, or keeps over a re-execution.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    /// The control socket, listening.
+    pub(crate) control: OwnedFd,
+    /// The notify socket.
+    pub(crate) notify: OwnedFd,
+    /// Listening sockets bound before any unit, by path: those of the buses.
+    pub(crate) held: BTreeMap<String, OwnedFd>,
+    /// The armed watchdog.
+    pub(crate) watchdog: Option<OwnedFd>,
+    /// Descriptors the engine knows.
+    pub(crate) fds: HashMap<FdToken, Held>,
+    /// Report pipes of processes on their way.
+    pub(crate) reports: HashMap<SpawnId, OwnedFd>,
+    /// The next token.
+    pub(crate) next_token: u64,
+}
+
+/// A descriptor held for the engine.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) fd: OwnedFd,
+    /// The socket unit and line it was opened for.
+    pub(crate) listen: Option<(UnitName, Listen)>,
+}
+
+/// A helper process that answers on a pipe.
+#[derive(Debug)]
+struct Helper {
+    event: Uevent,
+    pipe: OwnedFd,
+    text: Vec<u8>,
+}
+
+/// The running manager.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    engine: Engine,
+    system: System,
+    poll: Poll,
+    queue: VecDeque<Event>,
+    control: Control,
+    inherited_notify: OwnedFd,
+    held: BTreeMap<String, OwnedFd>,
+    watchdog: Option<(OwnedFd, u64)>,
+    signals: OwnedFd,
+    timer: OwnedFd,
+    clock_timer: OwnedFd,
+    mount_table: std::fs::File,
+    uevents: OwnedFd,
+    cgroup_watch: Cgroups,
+    oom_kills: HashMap<String, u64>,
+    path_watch: Paths,
+    device_watch: Devices,
+    links: Links,
+    fds: HashMap<FdToken, Held>,
+    next_token: u64,
+    listeners: HashMap<FdToken, (UnitName, bool)>,
+    reports: HashMap<SpawnId, OwnedFd>,
+    helpers: HashMap<u64, Helper>,
+    next_helper: u64,
+    machine: crate::cgroups::Machine,
+    private_tmp_key: String,
+    times: BootTimes,
+    last_good_state: Option<Vec<u8>>,
+    ctrl_alt_del: Vec<u64>,
+    status_lines: bool,
+    version: String,
+}
+
+/// What the manager needs besides its descriptors.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) engine: Engine,
+    pub(crate) system: System,
+    pub(crate) times: BootTimes,
+    pub(crate) private_tmp_key: String,
+    pub(crate) version: String,
+    pub(crate) uevents: OwnedFd,
+    pub(crate) links: Links,
+}
+
+const WATCHDOG_PERIOD_USEC: u64 = 30_000_000;
+const SIGINT: i32 = 2;
+const SIGHUP: i32 = 1;
+const SIGUSR1: i32 = 10;
+const SIGUSR2: i32 = 12;
+const SIGTERM: i32 = 15;
+const SIGCHLD: i32 = 17;
+const SIGWINCH: i32 = 28;
+const SIGPWR: i32 = 30;
+
+impl Manager {
+    /// Puts the manager together; nothing has happened yet.
+    pub(crate) fn new(setup: Setup, inherited: Inherited) -> std::io::Result<Manager> {
+        let mut handled = vec![
+            SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGTERM, SIGCHLD, SIGWINCH, SIGPWR,
+        ];
+        handled.extend(syscalls::signal::RTMIN..=syscalls::signal::RTMIN + 30);
+        let mut manager = Manager {
+            engine: setup.engine,
+            system: setup.system,
+            poll: Poll::new()?,
+            queue: VecDeque::new(),
+            control: Control::new(inherited.control),
+            inherited_notify: inherited.notify,
+            held: inherited.held,
+            watchdog: inherited.watchdog.map(|fd| (fd, 0)),
+            signals: syscalls::signal::signalfd(&handled)?,
+            timer: timerfd_create(
+                TimerfdClockId::Monotonic,
+                TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+            )?,
+            clock_timer: timerfd_create(
+                TimerfdClockId::Realtime,
+                TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+            )?,
+            mount_table: std::fs::File::open("/proc/self/mountinfo")?,
+            uevents: setup.uevents,
+            cgroup_watch: Cgroups::new()?,
+            oom_kills: HashMap::new(),
+            path_watch: Paths::new()?,
+            device_watch: Devices::new()?,
+            links: setup.links,
+            fds: inherited.fds,
+            next_token: inherited.next_token,
+            listeners: HashMap::new(),
+            reports: HashMap::new(),
+            helpers: HashMap::new(),
+            next_helper: 1,
+            machine: crate::cgroups::Machine::this(),
+            private_tmp_key: setup.private_tmp_key,
+            times: setup.times,
+            last_good_state: None,
+            ctrl_alt_del: Vec::new(),
+            status_lines: true,
+            version: setup.version,
+        };
+        manager.register(inherited.reports)?;
+        Ok(manager)
+    }
+
+    fn register(&mut self, reports: HashMap<SpawnId, OwnedFd>) -> std::io::Result<()> {
+        self.poll.add_read(&self.inherited_notify, Source::Notify)?;
+        self.poll.add_read(&self.signals, Source::Signals)?;
+        self.poll
+            .add_read(self.control.listener(), Source::Control)?;
+        self.poll.add_read(&self.timer, Source::Timer)?;
+        self.poll.add_read(&self.uevents, Source::Uevents)?;
+        self.poll
+            .add_read(self.cgroup_watch.fd(), Source::Cgroups)?;
+        self.poll.add_read(self.path_watch.fd(), Source::Paths)?;
+        self.poll
+            .add_read(self.device_watch.fd(), Source::Devices)?;
+        self.poll.add(
+            &self.mount_table,
+            Source::Mounts,
+            EventFlags::PRI | EventFlags::ERR,
+        )?;
+        self.arm_clock_timer();
+        self.poll.add_read(&self.clock_timer, Source::Clock)?;
+        for (id, fd) in reports {
+            self.poll.add_read(&fd, Source::Report(id))?;
+            self.reports.insert(id, fd);
+        }
+        Ok(())
+    }
+
+    /// Handles these events first, then runs for ever.
+    pub(crate) fn run(mut self, first: Vec<Event>, restored: Vec<Action>) -> ! {
+        self.perform_all(restored);
+        self.read_mounts();
+        self.queue.extend(first);
+        self.drain();
+        loop {
+            self.arm_timer();
+            self.pet_watchdog();
+            let ready = self.poll.wait();
+            self.system.new_turn();
+            for source in ready {
+                self.handle(source);
+                self.drain();
+            }
+        }
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Notify => self.read_notifications(),
+            Source::Report(id) => self.read_report(id),
+            Source::Mounts => self.read_mounts(),
+            Source::Uevents => self.read_uevents(),
+            Source::Helper(id) => self.read_helper(id),
+            Source::Signals => self.read_signals(),
+            Source::Control => self.control.accept(&mut self.poll),
+            Source::Client(id) => {
+                for (id, request) in self.control.ready(id, &mut self.poll) {
+                    self.queue.push_back(Event::Request { id, request });
+                    self.drain();
+                }
+            }
+            Source::Listener(token) => self.listener_ready(token),
+            Source::Stored(token) => {
+                self.forget(token);
+                self.queue.push_back(Event::StoredFdGone { token });
+            }
+            Source::Devices => {
+                for name in self.device_watch.news() {
+                    self.probe_again(&name);
+                }
+            }
+            Source::Paths => {
+                for (unit, index) in self.path_watch.news() {
+                    self.queue.push_back(Event::PathTriggered { unit, index });
+                }
+            }
+            Source::Clock => {
+                // A set clock cancels the timer; reading it says so once, then it is armed anew.
+                let _ = rustix::io::read(&self.clock_timer, &mut [0; 8]);
+                self.arm_clock_timer();
+                self.queue.push_back(Event::ClockChanged);
+            }
+            Source::Timer => {
+                let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+                if self
+                    .engine
+                    .next_deadline()
+                    .is_some_and(|d| d <= clock::monotonic_usec())
+                {
+                    self.queue.push_back(Event::TimerElapsed);
+                }
+            }
+            Source::Cgroups => self.read_cgroups(),
+        }
+    }
+
+    /// Lets the engine handle everything that is queued.
+    fn drain(&mut self) {
+        while let Some(event) = self.queue.pop_front() {
+            let now = now();
+            let (engine, system) = (&mut self.engine, &self.system);
+            let name = describe(&event);
+            match catch_unwind(AssertUnwindSafe(|| engine.handle(now, event, system))) {
+                Ok(actions) => self.perform_all(actions),
+                Err(panic) => self.recover(&name, panic.as_ref()),
+            }
+        }
+    }
+
+    /// After a panic: the engine as it is now if it can still be written down, else as it last could.
+    fn recover(&mut self, event: &str, panic: &(dyn std::any::Any + Send)) {
+        let text = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(panic.downcast_ref::<&str>().copied());
+        log::say(
+            Level::Critical,
+            format_args!(
+                "internal error while handling {event}: {}",
+                text.unwrap_or("unknown")
+            ),
+        );
+        let engine = &self.engine;
+        let state = catch_unwind(AssertUnwindSafe(|| engine.serialise()))
+            .ok()
+            .or_else(|| self.last_good_state.take());
+        match state {
+            Some(state) => {
+                let error = self.execute_anew(&state);
+                log::say(
+                    Level::Critical,
+                    format_args!("re-execution failed: {error}; going on"),
+                );
+            }
+            None => log::say(
+                Level::Critical,
+                format_args!("no state to go on from; going on with what there is"),
+            ),
+        }
+    }
+
+    fn arm_timer(&self) {
+        let watchdog = self
+            .watchdog
+            .as_ref()
+            .map(|(_, petted)| petted + WATCHDOG_PERIOD_USEC);
+        let deadline = [self.engine.next_deadline(), watchdog]
+            .into_iter()
+            .flatten()
+            .min();
+        // Zero would disarm: a deadline at the origin of the clock is one microsecond late instead.
+        let at = deadline.map_or(0, |d| d.max(1));
+        let spec = Itimerspec {
+            it_interval: timespec(0),
+            it_value: timespec(at),
+        };
+        let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec);
+    }
+
+    fn arm_clock_timer(&self) {
+        let far = Timespec {
+            tv_sec: i64::MAX / 2,
+            tv_nsec: 0,
+        };
+        let spec = Itimerspec {
+            it_interval: timespec(0),
+            it_value: far,
+        };
+        let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
+        let _ = timerfd_settime(&self.clock_timer, flags, &spec);
+    }
+
+    fn pet_watchdog(&mut self) {
+        let now = clock::monotonic_usec();
+        if let Some((device, petted)) = &mut self.watchdog
+            && now >= *petted + WATCHDOG_PERIOD_USEC
+        {
+            let _ = syscalls::watchdog::pet(device.as_fd());
+            *petted = now;
+        }
+    }
+
+    fn read_notifications(&mut self) {
+        let mut buffer = vec![0; 64 << 10];
+        // Bounded, so that a talkative service cannot keep the loop for itself.
+        for _ in 0..256 {
+            let Ok(message) = syscalls::socket::receive(&self.inherited_notify, &mut buffer) else {
+                return;
+            };
+            let Some(sender) = message
+                .credentials
+                .filter(|c| c.pid > 0 && !message.truncated)
+            else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(&buffer[..message.len])
+                .trim_end_matches(['\0', '\n'])
+                .to_owned();
+            let fds = message
+                .fds
+                .into_iter()
+                .map(|fd| self.hold(fd, None))
+                .collect();
+            let cgroup = cgroup2::group_of(sender.pid);
+            self.queue.push_back(Event::Notify {
+                pid: sender.pid as u32,
+                uid: sender.uid,
+                cgroup,
+                text,
+                fds,
+            });
+        }
+    }
+
+    fn read_report(&mut self, id: SpawnId) {
+        let Some(fd) = self.reports.get(&id) else {
+            return;
+        };
+        let mut buffer = [0; 512];
+        let event = match rustix::io::read(fd, &mut buffer) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            Ok(len) if len >= syscalls::spawn::REPORT_LEN => {
+                let (head, text) = buffer[..len].split_at(syscalls::spawn::REPORT_LEN);
+                let report = syscalls::spawn::Report::decode(head);
+                let (step, errno) = report.map_or((203, 0), |r| (r.step as i32, r.errno));
+                let failure = ExecFailure {
+                    step,
+                    errno,
+                    what: String::from_utf8_lossy(text).into_owned(),
+                };
+                Event::ExecFailed { id, failure }
+            }
+            Ok(_) | Err(_) => Event::ExecDone { id },
+        };
+        if let Some(fd) = self.reports.remove(&id) {
+            self.poll.remove(&fd, &Source::Report(id));
+        }
+        self.queue.push_back(event);
+    }
+
+    fn read_mounts(&mut self) {
+        if let Ok(text) = std::fs::read_to_string("/proc/self/mountinfo") {
+            self.queue
+                .push_back(Event::MountTable(mounts::parse(&text)));
+        }
+    }
+
+    fn read_uevents(&mut self) {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(message) = syscalls::socket::receive(&self.uevents, &mut buffer) {
+            // Only the kernel (pid 0) is believed.
+            let from_kernel = message
+                .credentials
+                .is_some_and(|c| c.pid == 0 && c.uid == 0);
+            if let Some(event) = Uevent::parse(&buffer[..message.len]).filter(|_| from_kernel) {
+                self.uevent(event);
+            }
+        }
+    }
+
+    fn uevent(&mut self, event: Uevent) {
+        let sysfs_path = format!("/sys{}", event.path);
+        match event.action.as_str() {
+            "remove" => {
+                if let Some(name) = event.name.as_deref().filter(|_| event.subsystem == "block") {
+                    self.links.remove(&sysfs_path, name);
+                }
+                if event.needs_probe() || event.plain_device().is_some() {
+                    self.queue.push_back(Event::DeviceGone { sysfs_path });
+                }
+            }
+            "add" | "change" | "online" => {
+                if event.needs_probe() {
+                    self.probe(event);
+                    return;
+                }
+                if let Some(info) = event.plain_device() {
+                    self.queue.push_back(Event::DeviceAppeared(Box::new(info)));
+                }
+                if let Some(alias) = event.modalias.filter(|_| event.action == "add") {
+                    self.load_driver(&alias);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A written block device may hold something else now.
+    fn probe_again(&mut self, name: &str) {
+        let path = std::path::Path::new("/sys/class/block").join(name);
+        if let Some(event) = devices::of_sysfs(&path, "block").filter(Uevent::needs_probe) {
+            self.probe(event);
+        }
+    }
+
+    fn read_helper(&mut self, id: u64) {
+        let Some(helper) = self.helpers.get_mut(&id) else {
+            return;
+        };
+        let mut buffer = [0; 4096];
+        match rustix::io::read(&helper.pipe, &mut buffer) {
+            Ok(0) => {}
+            Ok(len) => return helper.text.extend_from_slice(&buffer[..len]),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            Err(_) => {}
+        }
+        let Some(helper) = self.helpers.remove(&id) else {
+            return;
+        };
+        self.poll.remove(&helper.pipe, &Source::Helper(id));
+        let found = crate::probe::Found::decode(&String::from_utf8_lossy(&helper.text));
+        let sysfs_path = format!("/sys{}", helper.event.path);
+        if let Some(name) = helper
+            .event
+            .name
+            .as_deref()
+            .filter(|_| std::path::Path::new(&sysfs_path).exists())
+        {
+            let info = self.links.update(&sysfs_path, name, &found);
+            self.queue.push_back(Event::DeviceAppeared(Box::new(info)));
+        }
+    }
+
+    fn read_signals(&mut self) {
+        while let Ok(Some(received)) = syscalls::signal::read(&self.signals) {
+            self.signal(received.signal);
+        }
+        self.reap();
+    }
+
+    fn reap(&mut self) {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let raw = status.as_raw();
+                    let status = match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => ExitStatus::Exited(code),
+                        (_, Some(signal)) if raw & 0x80 != 0 => ExitStatus::Dumped(signal),
+                        (_, Some(signal)) => ExitStatus::Killed(signal),
+                        _ => ExitStatus::Unknown,
+                    };
+                    let pid = pid.as_raw_nonzero().get() as u32;
+                    self.queue.push_back(Event::ChildExited { pid, status });
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: i32) {
+        let start = |unit: &str, mode| Event::StartByManager {
+            unit: unit.to_owned(),
+            mode,
+        };
+        let down = JobMode::ReplaceIrreversibly;
+        let event = match signal - syscalls::signal::RTMIN {
+            0 => start("default.target", JobMode::Isolate),
+            1 => start("rescue.target", JobMode::Isolate),
+            2 => start("emergency.target", JobMode::Isolate),
+            3 => start("halt.target", down),
+            4 => start("poweroff.target", down),
+            5 => start("reboot.target", down),
+            6 => start("kexec.target", down),
+            13 => self.power(PowerAction::Halt, true, None),
+            14 => self.power(PowerAction::PowerOff, true, None),
+            15 => self.power(PowerAction::Reboot, true, None),
+            16 => self.power(PowerAction::Kexec, true, None),
+            20 => return self.status_lines = true,
+            21 => return self.status_lines = false,
+            22 => return log::set_threshold(Level::Debug),
+            23 => return log::set_threshold(Level::Info),
+            _ => match signal {
+                SIGINT => return self.ctrl_alt_del(),
+                SIGTERM => return self.reexecute(),
+                SIGHUP => Event::Reload,
+                SIGPWR => start("sigpwr.target", JobMode::Replace),
+                SIGWINCH => start("kbrequest.target", JobMode::Replace),
+                SIGUSR1 => start("dbus.service", JobMode::Replace),
+                SIGUSR2 => return log::say(Level::Info, format_args!("{:?}", self.engine)),
+                _ => return,
+            },
+        };
+        self.queue.push_back(event);
+    }
+
+    /// Ctrl-Alt-Del: an orderly restart; seven times within two seconds: at once.
+    fn ctrl_alt_del(&mut self) {
+        let now = clock::monotonic_usec();
+        self.ctrl_alt_del.retain(|t| now - t < 2_000_000);
+        self.ctrl_alt_del.push(now);
+        if self.ctrl_alt_del.len() > 6 {
+            log::say(
+                Level::Notice,
+                format_args!("ctrl-alt-del seven times within 2 s: restarting at once"),
+            );
+            self.power(PowerAction::Reboot, true, None);
+        }
+        let unit = "ctrl-alt-del.target".to_owned();
+        self.queue.push_back(Event::StartByManager {
+            unit,
+            mode: JobMode::ReplaceIrreversibly,
+        });
+    }
+
+    fn power(&mut self, action: PowerAction, immediate: bool, argument: Option<&str>) -> ! {
+        self.control.flush_all(&mut self.poll);
+        crate::shutdown::finish(
+            action,
+            immediate,
+            argument,
+            self.watchdog.as_ref().map(|(fd, _)| fd),
+        )
+    }
+
+    fn read_cgroups(&mut self) {
+        for news in self.cgroup_watch.news() {
+            match news {
+                CgroupNews::Events(cgroup) => {
+                    if !self.system.cgroups.events(&cgroup).populated {
+                        self.queue.push_back(Event::CgroupEmpty { cgroup });
+                    }
+                }
+                CgroupNews::Memory(cgroup) => {
+                    let kills = self
+                        .system
+                        .cgroups
+                        .keyed(&cgroup, "memory.events", "oom_kill")
+                        .unwrap_or(0);
+                    let before = self.oom_kills.insert(cgroup.clone(), kills).unwrap_or(0);
+                    if kills > before {
+                        self.queue.push_back(Event::OomKill { cgroup });
+                    }
+                }
+            }
+        }
+    }
+
+    fn listener_ready(&mut self, token: FdToken) {
+        let Some((unit, accept)) = self.listeners.get(&token).cloned() else {
+            return;
+        };
+        if !accept {
+            self.unwatch_sockets(&unit);
+            self.queue.push_back(Event::SocketReady { unit });
+            return;
+        }
+        // Bounded: the engine's limits (MaxConnections=, TriggerLimit*=) are to be asked in between.
+        for _ in 0..16 {
+            let Some(held) = self.fds.get(&token) else {
+                return;
+            };
+            match crate::sockets::accept(held.fd.as_fd()) {
+                Ok((connection, peer)) => {
+                    let connection = self.hold(connection, None);
+                    self.queue.push_back(Event::Accepted {
+                        unit: unit.clone(),
+                        token: connection,
+                        peer,
+                    });
+                    self.drain();
+                }
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Keeps a descriptor and names it.
+    fn hold(&mut self, fd: OwnedFd, listen: Option<(UnitName, Listen)>) -> FdToken {
+        let token = FdToken(self.next_token);
+        self.next_token += 1;
+        self.fds.insert(token, Held { fd, listen });
+        token
+    }
+
+    /// Closes a descriptor, wherever it is watched.
+    fn forget(&mut self, token: FdToken) {
+        self.listeners.remove(&token);
+        if let Some(held) = self.fds.remove(&token) {
+            self.poll.remove(&held.fd, &Source::Listener(token));
+            self.poll.remove(&held.fd, &Source::Stored(token));
+        }
+    }
+
+    fn unwatch_sockets(&mut self, unit: &UnitName) {
+        let tokens: Vec<FdToken> = self
+            .listeners
+            .iter()
+            .filter(|(_, (u, _))| u == unit)
+            .map(|(t, _)| *t)
+            .collect();
+        for token in tokens {
+            self.listeners.remove(&token);
+            if let Some(held) = self.fds.get(&token) {
+                self.poll.remove(&held.fd, &Source::Listener(token));
+            }
+        }
+    }
+}
+
+/// All clocks, now.
+pub(crate) fn now() -> Now {
+    Now {
+        monotonic: clock::monotonic_usec(),
+        realtime: clock::realtime_usec(),
+        boottime: clock::boottime_usec(),
+    }
+}
+
+fn timespec(usec: u64) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(usec / 1_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(usec % 1_000_000).unwrap_or(0) * 1000,
+    }
+}
+
+/// The event in a few words, for the log after a panic.
+fn describe(event: &Event) -> String {
+    let mut text = format!("{event:?}");
+    let end = text.char_indices().map(|(i, _)| i).find(|i| *i >= 200);
+    if let Some(end) = end {
+        text.truncate(end);
+    }
+    text
+}
