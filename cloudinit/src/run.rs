@@ -293,6 +293,7 @@ pub fn apply_all(
 ) -> (Summary, Option<crate::apply::ApplyError>) {
     let mut applier = Applier {
         root,
+        manager: root.is_live(),
         units,
         patience: Patience::UnlessBlocked,
         network_restart: NetworkRestart::Always,

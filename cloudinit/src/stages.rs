@@ -116,6 +116,8 @@ pub struct Options {
     pub key_set: String,
     /// Print the plan instead of performing it.
     pub dry_run: bool,
+    /// Whether there is a service manager to talk to: not below another root.
+    pub manager: bool,
 }
 
 /// What a stage did.
@@ -360,6 +362,7 @@ fn perform(
     }
     let mut applier = Applier {
         root,
+        manager: options.manager,
         units,
         // The last stage is the only one that nothing waits for.
         patience: Patience::UnlessBlocked,
@@ -556,6 +559,7 @@ fn commands(root: &Root, units: &mut dyn Units, options: &Options) -> Result<Rep
     keep(root, "commands.done", b"")?;
     let mut applier = Applier {
         root,
+        manager: options.manager,
         units,
         patience: Patience::Forever,
         network_restart: NetworkRestart::Always,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub use root::Root;
 pub use units::{Ended, Patience, SystemBus, UnitError, Units};
 
-use crate::plan::{Change, NewUser};
+use crate::plan::{Change, NewUser, Weight};
 use accounts::{Account, AccountError};
 use keys::{AddMode, KeyStore, KeysError};
 use root::{FsError, Perm};
@@ -84,6 +84,8 @@ pub enum NetworkRestart {
 pub struct Applier<'a> {
     /// The root directory.
     pub root: &'a Root,
+    /// Whether there is a service manager for this root, and programs of it may be run.
+    pub manager: bool,
     /// The service manager.
     pub units: &'a mut dyn Units,
     /// How to wait for jobs.
@@ -179,15 +181,15 @@ impl Applier<'_> {
                 .unmask(path)
                 .map(Outcome::from)
                 .map_err(|e| ApplyError::File(change.to_string(), e)),
-            Change::Problem {
-                message,
-                fatal: true,
-            } => Err(ApplyError::Refused(message.clone())),
-            Change::Problem {
-                message,
-                fatal: false,
-            } => Ok(Outcome::Problem(message.clone())),
-            _ if !self.root.is_live() => Ok(Outcome::Skipped),
+            Change::Problem { message, weight } => match weight {
+                Weight::Fatal => Err(ApplyError::Refused(message.clone())),
+                Weight::Error => Ok(Outcome::Problem(message.clone())),
+                Weight::Skipped => {
+                    tracing::warn!("{message}");
+                    Ok(Outcome::Unchanged)
+                }
+            },
+            _ if !self.manager => Ok(Outcome::Skipped),
             Change::EnableUnit { unit, runtime } => {
                 let result = self.units.enable(unit, *runtime).map(|()| Ended::Done);
                 Ok(manager(change, result, false))

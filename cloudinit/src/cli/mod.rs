@@ -129,6 +129,7 @@ fn run_stage(stage: Stage, given: &Given) -> ExitCode {
         workspace: given.text("workspace").unwrap_or(WORKSPACE).into(),
         key_set: given.text("ssh-key-name").unwrap_or(KEY_SET).to_owned(),
         dry_run: given.is_set("dry-run"),
+        manager: root.is_live(),
     };
     let report = match stages::run(stage, &root, &mut SystemBus::default(), &options) {
         Ok(report) => report,

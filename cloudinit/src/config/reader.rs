@@ -198,7 +198,7 @@ impl<'n, 'f> Fields<'n, 'f> {
         if let (Some(mark), Some(reason)) = (entry_mark, row.deprecated) {
             self.deprecated(mark, row.key, reason);
         }
-        let value = match row.kind {
+        match row.kind {
             Kind::Text => match row.pattern {
                 Some(pattern) => self.checked_text(row.key, pattern),
                 None => self.text(row.key),
@@ -229,8 +229,7 @@ impl<'n, 'f> Fields<'n, 'f> {
                     mark,
                 })
             }
-        };
-        value
+        }
     }
 
     pub(crate) fn deprecated(&mut self, mark: Mark, key: &str, reason: &str) {

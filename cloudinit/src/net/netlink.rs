@@ -235,7 +235,7 @@ mod tests {
         let mut into = Snapshot::default();
         assert!(decode(&[0; 20], &mut into).is_err());
         for length in 16..64_u32 {
-            let mut packet = vec![0xff_u8; 64];
+            let mut packet = [0xff_u8; 64];
             packet[..4].copy_from_slice(&length.to_ne_bytes());
             for kind in [NEW_LINK, NEW_ADDRESS, NEW_ROUTE] {
                 packet[4..6].copy_from_slice(&kind.to_ne_bytes());

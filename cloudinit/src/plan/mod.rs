@@ -140,9 +140,21 @@ pub enum Change {
     Problem {
         /// What and why.
         message: String,
-        /// Nothing after it is done.
-        fatal: bool,
+        /// What follows from it.
+        weight: Weight,
     },
+}
+
+/// What a problem means for the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weight {
+    /// A line in the log.
+    Skipped,
+    /// The run goes on and fails in the end.
+    Error,
+    /// Nothing after it is done.
+    Fatal,
 }
 
 /// Fields of a new account.
@@ -196,10 +208,10 @@ impl Change {
         }
     }
 
-    pub(crate) fn problem(message: impl Into<String>) -> Self {
+    pub(crate) fn problem(message: impl Into<String>, weight: Weight) -> Self {
         Change::Problem {
             message: message.into(),
-            fatal: false,
+            weight,
         }
     }
 }
@@ -237,10 +249,7 @@ pub fn plan(config: &CloudConfig, facts: &Facts) -> Vec<Change> {
     let files = match generated_files(config, facts) {
         Ok(files) => files,
         Err(message) => {
-            changes.push(Change::Problem {
-                message,
-                fatal: true,
-            });
+            changes.push(Change::problem(message, Weight::Fatal));
             return changes;
         }
     };
@@ -314,10 +323,8 @@ pub fn key_imports(user: &User) -> Vec<(String, String)> {
 
 fn plan_user(user: &User, facts: &Facts, changes: &mut Vec<Change>) {
     if user.name.is_empty() {
-        changes.push(Change::problem(format!(
-            "line {}: user without a name skipped",
-            user.line
-        )));
+        let message = format!("line {}: user without a name skipped", user.line);
+        changes.push(Change::problem(message, Weight::Skipped));
         return;
     }
     if !valid_account_name(&user.name) {
@@ -325,7 +332,7 @@ fn plan_user(user: &User, facts: &Facts, changes: &mut Vec<Change>) {
             "line {}: \"{}\" is not a valid user name",
             user.line, user.name
         );
-        changes.push(Change::problem(message));
+        changes.push(Change::problem(message, Weight::Error));
         return;
     }
     if !facts.accounts.contains(&user.name) {
@@ -363,10 +370,13 @@ fn plan_user(user: &User, facts: &Facts, changes: &mut Vec<Change>) {
     for (address, set) in key_imports(user) {
         match facts.imported_keys.get(&address) {
             Some(Ok(keys)) => push_keys(changes, &user.name, &set, keys),
-            Some(Err(why)) => changes.push(Change::problem(format!(
-                "line {}: keys of user {} not fetched from {address}: {why}",
-                user.line, user.name
-            ))),
+            Some(Err(why)) => {
+                let message = format!(
+                    "line {}: keys of user {} not fetched from {address}: {why}",
+                    user.line, user.name
+                );
+                changes.push(Change::problem(message, Weight::Error));
+            }
             None => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Change, NewUser};
+use super::{Change, NewUser, Weight};
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,13 +62,11 @@ impl fmt::Display for Change {
                 write!(f, "run{when} {}", args.join(" "))
             }
             Change::RunScript { script } => write!(f, "run script ({} bytes)", script.len()),
-            Change::Problem { message, fatal } => {
-                write!(
-                    f,
-                    "problem: {message}{}",
-                    if *fatal { "; stop here" } else { "" }
-                )
-            }
+            Change::Problem { message, weight } => match weight {
+                Weight::Skipped => write!(f, "note: {message}"),
+                Weight::Error => write!(f, "problem: {message}"),
+                Weight::Fatal => write!(f, "problem: {message}; stop here"),
+            },
         }
     }
 }

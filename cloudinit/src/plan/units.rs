@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use unit_file::name::escape_path;
 
-use super::{Change, Facts, text};
+use super::{Change, Facts, Weight, text};
 use crate::config::{CloudConfig, Coreos, DropIn, Mount, Unit};
 
 /// Where the options of a daemon go.
@@ -97,9 +97,8 @@ fn plan_unit(unit: &Unit, generated: bool, changes: &mut Vec<Change>, after: &mu
     let name = &unit.name;
     let at = format!("line {}", unit.line);
     if name.is_empty() {
-        changes.push(Change::problem(format!(
-            "{at}: unit without a name skipped"
-        )));
+        let message = format!("{at}: unit without a name skipped");
+        changes.push(Change::problem(message, Weight::Skipped));
         return;
     }
     if drop_in_name(name) {
@@ -111,9 +110,9 @@ fn plan_unit(unit: &Unit, generated: bool, changes: &mut Vec<Change>, after: &mu
         return;
     }
     if !plain_name(name) {
-        changes.push(Change::problem(format!(
-            "{at}: \"{name}\" is not a unit name (no slashes, except X.service.d/Y.conf)"
-        )));
+        let message =
+            format!("{at}: \"{name}\" is not a unit name (no slashes, except X.service.d/Y.conf)");
+        changes.push(Change::problem(message, Weight::Error));
         return;
     }
     let network = is_network(name);
@@ -125,7 +124,7 @@ fn plan_unit(unit: &Unit, generated: bool, changes: &mut Vec<Change>, after: &mu
     for drop_in in &unit.drop_ins {
         if !plain_name(&drop_in.name) {
             let message = format!("{at}: \"{}\" is not a drop-in file name", drop_in.name);
-            changes.push(Change::problem(message));
+            changes.push(Change::problem(message, Weight::Error));
             continue;
         }
         let dir = directory(name, unit.runtime).join(format!("{name}.d"));
