@@ -20,7 +20,7 @@ mod notify;
 
 pub use listen::{ListenError, ListenFd, listen_fds};
 pub use notify::{
-    NotifyError, State, notify, notify_to, notify_with_fds, remove_stored, store_fds,
+    Notifier, NotifyError, State, notify, notify_to, notify_with_fds, remove_stored, store_fds,
 };
 
 use std::time::Duration;

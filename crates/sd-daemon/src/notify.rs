@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,6 +67,16 @@ pub enum NotifyError {
     },
 }
 
+impl NotifyError {
+    /// Whether the manager's queue was full; the message can be sent later.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Send { source, .. } => source.kind() == std::io::ErrorKind::WouldBlock,
+            Self::Address(_) => false,
+        }
+    }
+}
+
 /// Sends `states` to the manager. `Ok(false)` when there is none to notify.
 pub fn notify(states: &[State<'_>]) -> Result<bool, NotifyError> {
     notify_with_fds(states, &[])
@@ -98,22 +108,82 @@ pub fn notify_to(
     fds: &[BorrowedFd<'_>],
     pid: Option<Pid>,
 ) -> Result<(), NotifyError> {
-    let shown = || address.to_string_lossy().into_owned();
-    let unix = match address.as_bytes() {
-        [b'@', name @ ..] if !name.is_empty() => SocketAddrUnix::new_abstract_name(name),
-        [b'/', ..] => SocketAddrUnix::new(PathBuf::from(address)),
-        _ => return Err(NotifyError::Address(shown())),
-    }
-    .map_err(|_| NotifyError::Address(shown()))?;
-    let text = message(
-        states,
-        rustix::time::clock_gettime(rustix::time::ClockId::Monotonic),
-    );
+    Notifier::connect(address)?.send(states, fds, pid)
+}
 
-    let send = || -> rustix::io::Result<()> {
-        let flags = SocketFlags::CLOEXEC;
-        let sock = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-        connect(&sock, &unix)?;
+/// A connection to the manager's notify socket, for programs that notify often or must not wait for the manager.
+#[derive(Debug)]
+pub struct Notifier {
+    socket: OwnedFd,
+    address: String,
+}
+
+impl Notifier {
+    /// A connection to the manager of this process that never waits; `None` when there is no manager. While the manager's
+    /// queue is full, sending fails and [`NotifyError::is_full`] says so; the descriptor becomes writable afterwards.
+    pub fn from_env() -> Result<Option<Self>, NotifyError> {
+        let Some(address) = std::env::var_os("NOTIFY_SOCKET") else {
+            return Ok(None);
+        };
+        let notifier = Self::connect(&address)?;
+        rustix::io::ioctl_fionbio(&notifier.socket, true).map_err(|errno| NotifyError::Send {
+            path: notifier.address.clone(),
+            source: errno.into(),
+        })?;
+        Ok(Some(notifier))
+    }
+
+    fn connect(address: &OsStr) -> Result<Self, NotifyError> {
+        let shown = || address.to_string_lossy().into_owned();
+        let unix = match address.as_bytes() {
+            [b'@', name @ ..] if !name.is_empty() => SocketAddrUnix::new_abstract_name(name),
+            [b'/', ..] => SocketAddrUnix::new(PathBuf::from(address)),
+            _ => return Err(NotifyError::Address(shown())),
+        }
+        .map_err(|_| NotifyError::Address(shown()))?;
+        socket_with(
+            AddressFamily::UNIX,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .and_then(|socket| connect(&socket, &unix).map(|()| socket))
+        .map(|socket| Self {
+            socket,
+            address: shown(),
+        })
+        .map_err(|errno| NotifyError::Send {
+            path: shown(),
+            source: errno.into(),
+        })
+    }
+
+    /// Sends one message, if asked on behalf of the process `pid`.
+    pub fn send(
+        &self,
+        states: &[State<'_>],
+        fds: &[BorrowedFd<'_>],
+        pid: Option<Pid>,
+    ) -> Result<(), NotifyError> {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let text = message(states, now);
+        let sent = match self.send_text(&text, fds, pid) {
+            // Not allowed to speak for another process: say it in our own name.
+            Err(rustix::io::Errno::PERM) if pid.is_some() => self.send_text(&text, fds, None),
+            other => other,
+        };
+        sent.map_err(|errno| NotifyError::Send {
+            path: self.address.clone(),
+            source: errno.into(),
+        })
+    }
+
+    fn send_text(
+        &self,
+        text: &str,
+        fds: &[BorrowedFd<'_>],
+        pid: Option<Pid>,
+    ) -> rustix::io::Result<()> {
         // Space for the 253 descriptors the kernel takes in one message, and the credentials.
         let mut space =
             [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(253), ScmCredentials(1))];
@@ -129,24 +199,20 @@ pub fn notify_to(
             };
             control.push(SendAncillaryMessage::ScmCredentials(cred));
         }
-        let iov = [IoSlice::new(text.as_bytes())];
-        match sendmsg(&sock, &iov, &mut control, SendFlags::NOSIGNAL) {
-            // Not allowed to speak for another process: say it in our own name.
-            Err(rustix::io::Errno::PERM) if pid.is_some() => {
-                let mut space = [MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(253))];
-                let mut control = SendAncillaryBuffer::new(&mut space);
-                if !fds.is_empty() {
-                    control.push(SendAncillaryMessage::ScmRights(fds));
-                }
-                sendmsg(&sock, &iov, &mut control, SendFlags::NOSIGNAL).map(drop)
-            }
-            other => other.map(drop),
-        }
-    };
-    send().map_err(|errno| NotifyError::Send {
-        path: shown(),
-        source: errno.into(),
-    })
+        sendmsg(
+            &self.socket,
+            &[IoSlice::new(text.as_bytes())],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .map(drop)
+    }
+}
+
+impl AsFd for Notifier {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// The text of a message. Line breaks inside values become spaces: they would start another assignment.
@@ -185,7 +251,6 @@ mod tests {
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     use rustix::time::Timespec;
     use std::io::{IoSliceMut, Read, Seek, Write};
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
 
     #[test]

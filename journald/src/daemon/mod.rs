@@ -23,6 +23,7 @@ mod kernel;
 pub mod kmsg;
 pub mod lines;
 pub mod native;
+mod outbox;
 pub mod rate;
 mod sockets;
 mod storage;
@@ -46,6 +47,7 @@ use self::config::Config;
 use self::core::{Core, Sender, Transport};
 use self::kernel::KernelLog;
 use self::native::ClientEntry;
+use self::outbox::{Message as Note, Outbox};
 use self::sockets::{SocketError, Sockets};
 use self::stream::{Look, Stream};
 use self::varlink::{Call, Connection};
@@ -69,6 +71,7 @@ const SYSLOG: u64 = 2;
 const STDOUT: u64 = 3;
 const VARLINK: u64 = 4;
 const KMSG: u64 = 5;
+const OUTBOX: u64 = 6;
 const FIRST_CONNECTION: u64 = 16;
 
 /// journald cannot start, or not go on.
@@ -132,6 +135,7 @@ struct Daemon {
     buffer: Vec<u8>,
     scratch: Vec<u8>,
     watchdog: Option<Duration>,
+    outbox: Outbox,
     stop: bool,
 }
 
@@ -162,6 +166,7 @@ impl Daemon {
             ready: VecDeque::new(),
             buffer: vec![0; 64 << 10],
             scratch: vec![0; 64 << 10],
+            outbox: Outbox::new(),
             watchdog: sd_daemon::watchdog_interval().map(|interval| interval / 2),
             stop: false,
         };
@@ -176,11 +181,10 @@ impl Daemon {
         daemon
             .core
             .driver(6, "f77379a8490b408bbe5f6940505a777b", &text, &[]);
-        let status = format!("STATUS=writing to {}", daemon.core.storage.place());
-        tell(&[
-            sd_daemon::State::Ready,
-            sd_daemon::State::Status(&status["STATUS=".len()..]),
-        ]);
+        daemon.outbox.push(Note::Ready(format!(
+            "writing to {}",
+            daemon.core.storage.place()
+        )));
         Ok(daemon)
     }
 
@@ -202,6 +206,10 @@ impl Daemon {
         if let Some(varlink) = &self.sockets.varlink {
             add(varlink.as_fd(), VARLINK)?;
         }
+        if let Some(fd) = self.outbox.fd() {
+            let flags = epoll::EventFlags::OUT | epoll::EventFlags::ET;
+            epoll::add(&self.epoll, fd, epoll::EventData::new_u64(OUTBOX), flags)?;
+        }
         // A kernel log that cannot be waited for is no reason not to run.
         if let Some(kernel) = &self.kernel
             && let Err(err) = add(kernel.as_fd(), KMSG)
@@ -219,7 +227,7 @@ impl Daemon {
             if let Some(interval) = self.watchdog
                 && now >= next_ping
             {
-                tell(&[sd_daemon::State::Watchdog]);
+                self.outbox.push(Note::Watchdog);
                 next_ping = now + interval.as_micros() as u64;
             }
             if self.core.storage.sync_due().is_some_and(|due| now >= due) {
@@ -268,6 +276,7 @@ impl Daemon {
             }
             STDOUT => self.accept_streams(),
             VARLINK => self.accept_callers(),
+            OUTBOX => self.outbox.send(),
             KMSG => {
                 if let Some(kernel) = &mut self.kernel
                     && !kernel.read(&mut self.core)
@@ -364,7 +373,14 @@ impl Daemon {
             return;
         }
         match Stream::new(&self.root, fd, from_store) {
-            Ok(stream) => self.watch(Connected::Stream(stream)),
+            Ok(stream) => {
+                // Before anything is read: from here on the connection outlives us.
+                if !from_store && let Ok(copy) = stream.fd.try_clone() {
+                    self.outbox
+                        .push(Note::Store(stream.stored_as.clone(), copy));
+                }
+                self.watch(Connected::Stream(stream));
+            }
             Err(err) => tracing::warn!("failed to take a stream: {err}"),
         }
     }
@@ -435,6 +451,7 @@ impl Daemon {
     fn drop_stream(&mut self, token: u64) {
         if let Some(Connected::Stream(stream)) = self.connections.remove(&token) {
             stream.forget();
+            self.outbox.push(Note::Remove(stream.stored_as));
         }
     }
 
@@ -484,7 +501,7 @@ impl Daemon {
                 };
                 self.core
                     .driver(6, "ec387f577b844b8fa948f33cad9a75e6", &text, &[]);
-                tell(&[sd_daemon::State::Status(&text)]);
+                self.outbox.push(Note::Status(text));
             }),
             Call::RelinquishVar => self.core.storage.relinquish_var(),
             Call::Rotate => self.core.storage.rotate(),
@@ -517,7 +534,7 @@ impl Daemon {
     }
 
     fn finish(&mut self) {
-        tell(&[sd_daemon::State::Stopping]);
+        self.outbox.push(Note::Stopping);
         self.drain();
         self.core.driver(
             6,
@@ -526,12 +543,6 @@ impl Daemon {
             &[],
         );
         self.sync();
-    }
-}
-
-fn tell(states: &[sd_daemon::State<'_>]) {
-    if let Err(err) = sd_daemon::notify(states) {
-        tracing::debug!("{}", telemetry::chain(&err));
     }
 }
 

@@ -40,11 +40,11 @@ pub(crate) struct Stream {
     peer: Credentials,
     state_path: PathBuf,
     /// Name in the manager's descriptor store.
-    stored_as: String,
+    pub(crate) stored_as: String,
 }
 
 impl Stream {
-    /// Takes a connection: a new one, which is put into the manager's store at once, or one that the store gave back.
+    /// Takes a connection: a new one, or one that the manager's store gave back.
     pub(crate) fn new(root: &Path, fd: OwnedFd, from_store: bool) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
         rustix::net::sockopt::set_socket_passcred(&fd, true)?;
@@ -64,11 +64,6 @@ impl Stream {
             Some((header, id)) => (Some(header), id),
             None => (None, Id128::random()?.to_string()),
         };
-        if !from_store
-            && let Err(err) = sd_daemon::store_fds(&stored_as, &[std::os::fd::AsFd::as_fd(&fd)])
-        {
-            tracing::debug!("{}", telemetry::chain(&err));
-        }
         Ok(Self {
             fd,
             id,
@@ -148,10 +143,7 @@ impl Stream {
     }
 
     /// The stream has ended: nothing of it needs to be kept.
-    pub(crate) fn forget(self) {
+    pub(crate) fn forget(&self) {
         let _ = fs::remove_file(&self.state_path);
-        if let Err(err) = sd_daemon::remove_stored(&self.stored_as) {
-            tracing::debug!("{}", telemetry::chain(&err));
-        }
     }
 }
