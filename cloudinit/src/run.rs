@@ -59,12 +59,21 @@ impl Session<'_> {
         let input = match input::classify(bytes) {
             Ok(input) => input,
             Err(error) => {
-                prepared.errors.push(telemetry::chain(&error));
+                self.remember(&mut prepared.errors, telemetry::chain(&error));
                 Input::Empty
             }
         };
         self.prepare_input(input, with, 0, &mut prepared);
         prepared
+    }
+
+    /// Offline, the next stage reads the same document and says the same.
+    fn remember(&self, errors: &mut Vec<String>, message: String) {
+        if self.offline {
+            errors.push(message);
+        } else {
+            remember(errors, message);
+        }
     }
 
     fn prepare_input(&self, input: Input, with: &Companion, depth: usize, out: &mut Prepared) {
@@ -76,13 +85,13 @@ impl Session<'_> {
             }
             Input::Unknown => {
                 let report = input::validate(b"x");
-                out.errors.push(report.findings[0].to_string());
+                self.remember(&mut out.errors, report.findings[0].to_string());
                 self.prepare_config(CloudConfig::default(), with, out);
             }
             Input::Document(text) => match self.document(&text) {
                 Ok(config) => self.prepare_config(config, with, out),
                 Err(error) => {
-                    out.errors.push(telemetry::chain(&error));
+                    self.remember(&mut out.errors, telemetry::chain(&error));
                     self.prepare_config(CloudConfig::default(), with, out);
                 }
             },
@@ -124,8 +133,8 @@ impl Session<'_> {
 
     fn included(&self, urls: &[String], depth: usize, out: &mut Prepared) -> Vec<Input> {
         if depth >= MAX_INCLUDE {
-            out.errors
-                .push("documents include each other too deeply".to_owned());
+            let message = "documents include each other too deeply".to_owned();
+            self.remember(&mut out.errors, message);
             return Vec::new();
         }
         if self.offline {
@@ -138,7 +147,9 @@ impl Session<'_> {
                 fetched.and_then(|bytes| input::classify(&bytes).map_err(|e| telemetry::chain(&e)));
             match input {
                 Ok(input) => parts.push(input),
-                Err(error) => out.errors.push(format!("#include {url}: {error}")),
+                Err(error) => {
+                    self.remember(&mut out.errors, format!("#include {url}: {error}"));
+                }
             }
         }
         parts
@@ -189,7 +200,7 @@ impl Session<'_> {
         }
         match self.facts(&config, with) {
             Ok(facts) => out.changes.extend(plan::plan(&config, &facts)),
-            Err(error) => out.errors.push(telemetry::chain(&error)),
+            Err(error) => self.remember(&mut out.errors, telemetry::chain(&error)),
         }
     }
 
@@ -246,6 +257,12 @@ impl Session<'_> {
         }
         imported
     }
+}
+
+/// Logs an error when it happens and keeps it for the exit code.
+pub(crate) fn remember(errors: &mut Vec<String>, message: String) {
+    tracing::error!("{message}");
+    errors.push(message);
 }
 
 /// A JSON list of objects with `key`.

@@ -28,7 +28,7 @@ use crate::metadata::{Addresses, MetaData};
 use crate::net;
 use crate::netconf;
 use crate::plan::{self, Change, text};
-use crate::run::{Companion, Session};
+use crate::run::{Companion, Session, remember};
 use crate::subst;
 
 const STATE: &str = "/run/flotilla/cloudinit";
@@ -135,7 +135,9 @@ impl Report {
     fn absorb(&mut self, done: (Summary, Option<crate::apply::ApplyError>)) {
         self.errors.extend(done.0.problems.iter().cloned());
         self.summary.absorb(done.0);
-        self.errors.extend(done.1.map(|e| telemetry::chain(&e)));
+        if let Some(error) = done.1 {
+            remember(&mut self.errors, telemetry::chain(&error));
+        }
     }
 }
 
@@ -212,7 +214,7 @@ fn gather(root: &Root, options: &Options, report: &mut Report) -> (State, Docume
         root.path().to_owned()
     };
     let choice = choose::local(&live_path, &options.words).unwrap_or_else(|error| {
-        report.errors.push(telemetry::chain(&error));
+        remember(&mut report.errors, telemetry::chain(&error));
         choose::Choice::default()
     });
     let mut documents = Documents::new();
@@ -224,7 +226,7 @@ fn gather(root: &Root, options: &Options, report: &mut Report) -> (State, Docume
         match root.read(Path::new(path)) {
             Ok(Some(bytes)) if !bytes.is_empty() => documents.push((origin, bytes)),
             Ok(_) => {}
-            Err(error) => report.errors.push(telemetry::chain(&error)),
+            Err(error) => remember(&mut report.errors, telemetry::chain(&error)),
         }
     }
     documents.sort_by_key(|(origin, _)| *origin);
@@ -334,7 +336,7 @@ fn network_files(meta: &MetaData, report: &mut Report) -> Vec<(String, String)> 
                 notes.iter().for_each(|note| tracing::warn!("{note}"));
                 files.extend(made);
             }
-            Err(error) => report.errors.push(format!("network-config: {error}")),
+            Err(error) => remember(&mut report.errors, format!("network-config: {error}")),
         }
     }
     if let Some(text) = &meta.debian_network {
@@ -454,13 +456,13 @@ fn fetch_rest(state: &mut State, documents: &mut Documents, client: &Client, rep
                 add_fetched(documents, &fetched);
                 state.meta = fetched.meta;
             }
-            Err(error) => report.errors.push(telemetry::chain(&error)),
+            Err(error) => remember(&mut report.errors, telemetry::chain(&error)),
         }
     }
     if let Some(url) = &state.url {
         match client.get(url) {
             Ok(bytes) => documents.push((Origin::Url, bytes)),
-            Err(error) => report.errors.push(telemetry::chain(&error)),
+            Err(error) => remember(&mut report.errors, telemetry::chain(&error)),
         }
     }
     documents.sort_by_key(|(origin, _)| *origin);

@@ -144,7 +144,7 @@ impl Applier<'_> {
                     summary.skipped += 1;
                 }
                 Ok(Outcome::Problem(text)) => {
-                    tracing::warn!("{text}");
+                    tracing::error!("{text}");
                     summary.problems.push(text);
                 }
                 Err(error) => return (summary, Some(error)),

@@ -17,7 +17,7 @@ use crate::datasource::http::Client;
 use crate::datasource::{Fetched, Source, first_available, kernel_words};
 use crate::metadata::Addresses;
 use crate::plan::{Change, text};
-use crate::run::{ApplyOptions, Companion, Session, apply_all};
+use crate::run::{ApplyOptions, Companion, Session, apply_all, remember};
 use crate::stages::{self, Stage, show_plan};
 use crate::{input, net, netconf};
 
@@ -149,9 +149,6 @@ fn run_stage(stage: Stage, given: &Given) -> ExitCode {
 }
 
 fn finish(summary: &crate::apply::Summary, errors: &[String], ignore: bool) -> ExitCode {
-    for error in errors {
-        tracing::error!("{error}");
-    }
     tracing::info!(
         changed = summary.changed,
         unchanged = summary.unchanged,
@@ -262,7 +259,10 @@ fn apply(given: &Given, root: &Root, fetched: &Fetched, convert: bool) -> ExitCo
     let mut errors = Vec::new();
     let network_files = match &fetched.meta.debian_network {
         Some(text) if convert => netconf::debian::convert(text).unwrap_or_else(|error| {
-            errors.push(format!("network settings of the drive: {error}"));
+            remember(
+                &mut errors,
+                format!("network settings of the drive: {error}"),
+            );
             Vec::new()
         }),
         _ => Vec::new(),

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Types to try; the kernel says which one fits.
@@ -59,6 +60,8 @@ impl Mounted {
                         path: place.to_owned(),
                     });
                 }
+                // A type that this kernel does not know says less than one that does not fit.
+                Err(Errno::NODEV) if last.kind() != std::io::ErrorKind::Unsupported => {}
                 Err(errno) => last = errno.into(),
             }
         }

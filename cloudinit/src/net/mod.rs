@@ -53,14 +53,14 @@ fn is_container_link(name: &str) -> bool {
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// RFC 1918, RFC 6598 and unique local addresses.
+/// RFC 1918, RFC 6598, unique local addresses, and the site-local ones that came before them.
 fn is_private(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();
             v4.is_private() || (a == 100 && (64..128).contains(&b))
         }
-        IpAddr::V6(v6) => v6.is_unique_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.segments()[0] & 0xffc0 == 0xfec0,
     }
 }
 
