@@ -120,7 +120,10 @@ pub const PROGRAMS: &[Program] = &[
     Program {
         bin: "networkd",
         dest: "usr/lib/flotilla/networkd",
-        links: &[],
+        links: &[
+            "/usr/lib/flotilla/networkd-wait-online",
+            "/usr/bin/networkctl",
+        ],
     },
     Program {
         bin: "dockerd",

@@ -11,7 +11,8 @@ use crate::config::Settings;
 use crate::config::model::{Activation, AddressSpec, RouteSpec};
 use crate::config::values::{broadcast_v4, full_prefix};
 use crate::dhcp::Lease;
-use crate::netlink::route::{IFA_F_NOPREFIXROUTE, PROTO_DHCP, PROTO_STATIC, TABLE_MAIN};
+use crate::netlink::address::IFA_F_NOPREFIXROUTE;
+use crate::netlink::route::{PROTO_DHCP, PROTO_STATIC, TABLE_MAIN};
 use crate::netlink::{Address, Link, Mac, Route, RouteKind, Scope};
 
 /// `IFA_PROTO` of addresses from files.

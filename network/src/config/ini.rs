@@ -49,7 +49,7 @@ pub fn parse(file: &str, text: &str) -> (Vec<Section>, Vec<Diagnostic>) {
                 file: file.to_owned(),
                 line,
                 message,
-            })
+            });
         };
         if let Some(rest) = content.strip_prefix('[') {
             match rest.strip_suffix(']') {

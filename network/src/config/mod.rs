@@ -3,6 +3,7 @@
 //! `ini` → `parse` → [`model::NetworkFile`]; `search` orders and masks; `matching` chooses. Nothing here knows the kernel.
 
 pub mod ini;
+mod keys;
 pub mod matching;
 pub mod model;
 pub mod parse;

@@ -1,4 +1,8 @@
+use std::net::IpAddr;
+
+use super::super::model::{Activation, Patterns};
 use super::*;
+use crate::netlink::RouteKind;
 use proptest::prelude::*;
 
 fn parse(text: &str) -> (NetworkFile, Vec<String>) {
@@ -127,22 +131,6 @@ fn drop_ins_add_and_empty_values_reset() {
         (remarks[0].file.as_str(), remarks[0].line),
         ("/a.d/b.conf", 5)
     );
-}
-
-#[test]
-fn name_servers_with_ports_and_names() {
-    for (word, want) in [
-        ("1.1.1.1", Some("1.1.1.1")),
-        ("1.1.1.1#cloud", Some("1.1.1.1")),
-        ("1.1.1.1:53", Some("1.1.1.1")),
-        ("[2001:db8::1]:53", Some("2001:db8::1")),
-        ("2001:db8::53", Some("2001:db8::53")),
-        ("fe80::1%eth0", Some("fe80::1")),
-        ("host", None),
-        ("", None),
-    ] {
-        assert_eq!(parse_dns(word), want.map(|w| w.parse().unwrap()), "{word}");
-    }
 }
 
 proptest! {

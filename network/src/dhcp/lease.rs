@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use super::message::{Message, class_prefix, option};
 use crate::config::Cidr;
-use crate::config::parse::is_host_name;
+use crate::config::values::is_host_name;
 use crate::config::values::{broadcast_v4, mask_v4, prefix_of_mask};
 
 /// What a server granted. Times are milliseconds of the boot clock.

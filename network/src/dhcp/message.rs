@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::config::parse::is_host_name;
+use crate::config::values::is_host_name;
 use crate::config::values::mask_v4;
 use crate::netlink::Mac;
 

@@ -50,10 +50,9 @@ fn kind(link: &Link, directory: &Path) -> String {
 /// The last PCI function on the way to the device (`0000:00:03.0`); virtio devices sit below one.
 fn pci_address(directory: &Path) -> Option<String> {
     let device = fs::canonicalize(directory.join("device")).ok()?;
-    let parts = device.components().filter_map(|c| c.as_os_str().to_str());
+    let mut parts = device.components().filter_map(|c| c.as_os_str().to_str());
     parts
-        .filter(|part| parse_pci(part).is_some())
-        .last()
+        .rfind(|part| parse_pci(part).is_some())
         .map(str::to_owned)
 }
 

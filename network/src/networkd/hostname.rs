@@ -26,7 +26,7 @@ pub(super) fn is_configured(root: &Path, command_line: &str) -> bool {
 
 /// The name to tell DHCP servers: none where it says nothing.
 pub(super) fn to_send(name: &str) -> Option<String> {
-    let usable = crate::config::parse::is_host_name(name)
+    let usable = crate::config::values::is_host_name(name)
         && !matches!(name, "localhost" | "(none)" | "linux");
     usable.then(|| name.to_owned())
 }

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::netlink::route::{
-    PROTO_DHCP, PROTO_STATIC, RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK,
-    RTM_NEWROUTE, get_addresses, get_links, get_routes,
-};
+use crate::netlink::address::{RTM_DELADDR, RTM_NEWADDR, get_addresses};
+use crate::netlink::link::{RTM_DELLINK, RTM_NEWLINK, get_links};
+use crate::netlink::route::{PROTO_DHCP, PROTO_STATIC, RTM_DELROUTE, RTM_NEWROUTE, get_routes};
 use crate::netlink::wire::Message;
 use crate::netlink::{Address, Handle, Link, NetlinkError, Route};
 use crate::plan::Held;

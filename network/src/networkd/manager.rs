@@ -10,17 +10,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::files::Writer;
 use super::kernel::{Change, Kernel};
 use super::port::{Outcome, Port};
 use super::publish::{self, Places};
-use super::{facts, hostname, masquerade};
-use crate::config::model::{ClientId, DhcpSettings};
+use super::steps::{conclude, perform_step, read_sysctl};
+use super::{facts, hostname, identity, masquerade};
 use crate::config::{Cidr, HostFacts, LinkFacts, NetworkFile, choose, search};
-use crate::dhcp::{Client, Event, Lease, Params};
-use crate::netlink::route::{add_altname, set_mac, set_mtu, set_up};
+use crate::dhcp::{Client, Event, Lease};
+use crate::files::Writer;
 use crate::netlink::socket::groups;
-use crate::netlink::{Handle, Link, Mac, Monitor, NetlinkError};
+use crate::netlink::{Handle, Link, Monitor, NetlinkError};
 use crate::plan::{Actual, Step, Wanted, kernel_settings, plan};
 
 /// Why the daemon cannot go on.
@@ -398,13 +397,17 @@ impl Manager {
                 "failed to remove a lease",
             );
         }
-        let params = params(
+        let params = identity::params(
             mac,
             &file.settings.dhcp,
             file.settings.keep.expired_lease,
             &self.host,
         );
-        managed.port = Some(Port::new(index, &link.name, Client::new(params, seed(mac))));
+        managed.port = Some(Port::new(
+            index,
+            &link.name,
+            Client::new(params, identity::seed(mac, now())),
+        ));
     }
 
     /// Starts and pauses the DHCP client with the carrier.
@@ -600,141 +603,12 @@ impl Manager {
             .map_or(!wishes.is_empty(), |have| *have != rules)
         {
             report(
-                masquerade::load(&rules),
+                crate::nft::load(&rules),
                 "failed to set the masquerading rules",
             );
             self.masquerading = Some(rules);
         }
     }
-}
-
-/// Notes how a step went: refusals are told once and make the link "failed".
-fn conclude(managed: &mut ManagedLink, step: &Step, count: u32, result: Result<(), String>) {
-    let name = &managed.facts.name;
-    match (result, step) {
-        (Ok(()), _) => tracing::debug!(link = name, ?step, "done"),
-        // A name that is taken is not worth failing for.
-        (Err(error), Step::AltName(_, altname)) => {
-            tracing::debug!(link = name, altname, error, "name not added");
-        }
-        (Err(error), _) => {
-            let text = format!("{}: {error}", describe(step));
-            if count == 1 {
-                tracing::warn!(link = name, "{name}: {text}");
-            }
-            managed.failure = Some(text);
-        }
-    }
-}
-
-fn describe(step: &Step) -> String {
-    match step {
-        Step::Sysctl(path, value) => format!("failed to set {path} to {value}"),
-        Step::AltName(_, name) => format!("failed to add the name {name}"),
-        Step::Mac(_, mac) => format!("failed to set the hardware address {mac}"),
-        Step::Mtu(_, mtu) => format!("failed to set an MTU of {mtu}"),
-        Step::Up(_, up) => format!(
-            "failed to take the link {}",
-            if *up { "up" } else { "down" }
-        ),
-        Step::PutAddress(a) => format!("failed to set the address {}/{}", a.local, a.prefix),
-        Step::DropAddress(a) => format!("failed to remove the address {}/{}", a.local, a.prefix),
-        Step::PutRoute(r, _) => {
-            let via = r.gateway.map(|g| format!(" via {g}")).unwrap_or_default();
-            format!(
-                "failed to set the route to {}/{}{via}",
-                r.destination, r.prefix
-            )
-        }
-        Step::DropRoute(r) => format!(
-            "failed to remove the route to {}/{}",
-            r.destination, r.prefix
-        ),
-    }
-}
-
-fn perform_step(handle: &mut Handle, step: &Step) -> Result<(), String> {
-    let result = match step {
-        Step::Sysctl(path, value) => {
-            return std::fs::write(Path::new("/proc/sys").join(path), value)
-                .map_err(|e| e.to_string());
-        }
-        Step::AltName(index, name) => handle.request(add_altname(*index, name)),
-        Step::Mac(index, mac) => handle.request(set_mac(*index, *mac)).or_else(|error| {
-            // Some drivers take a new address only while the link is down; the plan brings it up again.
-            if !error.is(Errno::BUSY) {
-                return Err(error);
-            }
-            handle.request(set_up(*index, false))?;
-            handle.request(set_mac(*index, *mac))?;
-            handle.request(set_up(*index, true))
-        }),
-        Step::Mtu(index, mtu) => handle.request(set_mtu(*index, *mtu)),
-        Step::Up(index, up) => handle.request(set_up(*index, *up)),
-        Step::PutAddress(address) => handle.request(address.replace()),
-        Step::DropAddress(address) => handle.request(address.remove()),
-        Step::PutRoute(route, true) => handle.request(route.replace()),
-        Step::PutRoute(route, false) => handle.request(route.add()),
-        Step::DropRoute(route) => handle.request(route.remove()),
-    };
-    match (result, step) {
-        (Ok(()), _) => Ok(()),
-        // Already gone: the kernel drops routes with their addresses.
-        (Err(e), Step::DropRoute(_)) if e.is(Errno::SRCH) => Ok(()),
-        (Err(e), Step::DropAddress(_)) if e.is(Errno::ADDRNOTAVAIL) => Ok(()),
-        // Somebody else's route says the same; it is not ours to replace.
-        (Err(e), Step::PutRoute(..)) if e.is(Errno::EXIST) => Ok(()),
-        (Err(e), _) => Err(telemetry::chain(&e)),
-    }
-}
-
-fn read_sysctl(path: &str) -> Option<String> {
-    std::fs::read_to_string(Path::new("/proc/sys").join(path))
-        .ok()
-        .map(|v| v.trim().to_owned())
-}
-
-fn params(mac: Mac, dhcp: &DhcpSettings, keep_expired: bool, host: &HostFacts) -> Params {
-    let own_name = || hostname::to_send(&host.hostname);
-    Params {
-        mac,
-        client_id: match dhcp.client_id {
-            ClientId::Mac => std::iter::once(1).chain(mac.0).collect(),
-            ClientId::Duid => duid(mac, &host.machine_id),
-        },
-        hostname: if dhcp.send_hostname {
-            dhcp.hostname.clone().or_else(own_name)
-        } else {
-            None
-        },
-        vendor_class: dhcp.vendor_class.clone(),
-        broadcast: dhcp.broadcast,
-        max_attempts: dhcp.max_attempts,
-        keep_expired,
-    }
-}
-
-/// RFC 4361: type 255, an association number from the hardware address, and a DUID of the machine. The machine-id itself
-/// is not told to the network, only a number made from it.
-fn duid(mac: Mac, machine_id: &str) -> Vec<u8> {
-    let hash = |seed: u64, bytes: &[u8]| {
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325 ^ seed, |h, b| {
-            (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
-        })
-    };
-    let mut out = vec![255];
-    out.extend_from_slice(&mac.0[2..]);
-    out.extend_from_slice(&[0, 4]);
-    out.extend_from_slice(&hash(1, machine_id.as_bytes()).to_be_bytes());
-    out.extend_from_slice(&hash(2, machine_id.as_bytes()).to_be_bytes());
-    out
-}
-
-/// Differs between machines and between runs.
-fn seed(mac: Mac) -> u64 {
-    let [a, b, c, d, e, f] = mac.0;
-    u64::from_be_bytes([0, 0, a, b, c, d, e, f]).rotate_left(17)
-        ^ now().wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The manager not hearing us is no reason to stop serving.

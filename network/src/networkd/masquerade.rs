@@ -1,8 +1,6 @@
 //! `IPMasquerade=`: one table of ours in the packet filter, replaced in one transaction.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
-use std::process::{Command, Stdio};
 
 use crate::config::Cidr;
 
@@ -32,25 +30,6 @@ pub(super) fn rules(links: &[(String, Vec<Cidr>)]) -> String {
     }
     out.push_str(" }\n}\n");
     out
-}
-
-/// Hands rules to the `nft` program.
-pub(super) fn load(rules: &str) -> io::Result<()> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(rules.as_bytes())?;
-    }
-    let output = child.wait_with_output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(io::Error::other(format!("nft: {text}")))
 }
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! The daemon: one thread, one `poll`, over the kernel's netlink events, signals, and the sockets of DHCP clients.
 //!
 //! `manager` owns all state and turns events into plans; `kernel` mirrors the kernel; `facts` reads what netlink does not
-//! tell; `port` owns a DHCP client's sockets; `publish` writes files. Every decision is made in [`crate::plan`],
+//! tell; `port` owns a DHCP client's sockets; `steps` does what a plan says; `publish` writes files. Every decision is made in [`crate::plan`],
 //! [`crate::config::matching`], [`crate::dhcp::client`], [`crate::status`] and [`crate::resolv`].
 
 pub mod cli;
 mod facts;
-mod files;
 mod hostname;
+mod identity;
 mod kernel;
 mod manager;
 mod masquerade;
 mod networkctl;
 mod port;
 mod publish;
+mod steps;
 mod wait_online;
 
 pub use manager::{Manager, ManagerError};

@@ -4,9 +4,9 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::files::Writer;
 use super::manager::ManagedLink;
 use crate::config::Cidr;
+use crate::files::Writer;
 use crate::netlink::Link;
 use crate::plan::{Held, OWN_STATIC};
 use crate::resolv::Source;

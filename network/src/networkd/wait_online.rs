@@ -11,7 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
 use crate::config::values::glob;
-use crate::netlink::{Handle, Link, NetlinkError, route};
+use crate::netlink::link::get_links;
+use crate::netlink::{Handle, Link, NetlinkError};
 use crate::status::{LinkStatus, online};
 
 /// What is waited for.
@@ -140,7 +141,9 @@ pub(super) fn read_links(directory: &Path) -> Result<Vec<LinkStatus>, WaitError>
     let mut present: Vec<Link> = Vec::new();
     Handle::new()
         .and_then(|mut handle| {
-            handle.dump(&route::get_links(), |m| present.extend(Link::parse(m.body)))
+            handle.dump(&get_links(), |m| {
+                present.extend(Link::parse(m.body));
+            })
         })
         .map_err(WaitError::Links)?;
     present.sort_by_key(|link| link.index);

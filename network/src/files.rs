@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Writes `text` beside `path` and renames it there, durable on disks.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     fs::create_dir_all(directory)?;
     let name = path
@@ -23,13 +23,13 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// Remembers what was written.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     written: BTreeMap<PathBuf, String>,
 }
 
 impl Writer {
     /// Writes the file if its text changed; whether it did.
-    pub(super) fn put(&mut self, path: PathBuf, text: String) -> io::Result<bool> {
+    pub(crate) fn put(&mut self, path: PathBuf, text: String) -> io::Result<bool> {
         if self.written.get(&path) == Some(&text) {
             return Ok(false);
         }
@@ -39,7 +39,7 @@ impl Writer {
     }
 
     /// Removes the file if it is there.
-    pub(super) fn remove(&mut self, path: &Path) -> io::Result<bool> {
+    pub(crate) fn remove(&mut self, path: &Path) -> io::Result<bool> {
         self.written.remove(path);
         match fs::remove_file(path) {
             Ok(()) => Ok(true),
