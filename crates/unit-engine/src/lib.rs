@@ -15,8 +15,21 @@
 
 pub mod api;
 mod engine;
+mod graph;
+mod job;
+mod load;
+mod notify;
+mod persist;
+mod process;
+mod request;
+mod snapshot;
+mod state;
+mod transaction;
+mod types;
+mod unit;
 
 pub use api::{
     Action, Event, ExitStatus, FdToken, Host, Now, Output, RequestId, SpawnId, SpawnSpec,
 };
-pub use engine::{Config, Engine, StateError};
+pub use engine::{Config, Engine};
+pub use persist::StateError;

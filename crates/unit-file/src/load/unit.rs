@@ -122,6 +122,13 @@ pub(super) fn emergency_action(l: Line<'_>) -> Result<EmergencyAction, String> {
         ("poweroff-immediate", A::PoweroffImmediate),
         ("exit", A::Exit),
         ("exit-force", A::ExitForce),
+        ("halt", A::Halt),
+        ("halt-force", A::HaltForce),
+        ("halt-immediate", A::HaltImmediate),
+        ("kexec", A::Kexec),
+        ("kexec-force", A::KexecForce),
+        ("soft-reboot", A::SoftReboot),
+        ("soft-reboot-force", A::SoftRebootForce),
     ])
 }
 

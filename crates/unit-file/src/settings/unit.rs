@@ -154,6 +154,13 @@ pub enum EmergencyAction {
     PoweroffImmediate,
     Exit,
     ExitForce,
+    Halt,
+    HaltForce,
+    HaltImmediate,
+    Kexec,
+    KexecForce,
+    SoftReboot,
+    SoftRebootForce,
 }
 
 /// CollectMode=.
