@@ -1,3 +1,0 @@
-//! docker, container-monitor and dockerd.
-
-fn main() {}
