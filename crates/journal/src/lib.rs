@@ -47,7 +47,7 @@ pub use id::Id128;
 pub use layout::{FormatError, Header, State};
 pub use matches::Match;
 pub use merge::{Boot, Cursor, CursorError, Direction, Journal};
-pub use store::{Store, StoreError, StoreOptions};
+pub use store::{Store, StoreError, StoreOptions, vacuum_dir};
 pub use vacuum::{Archive, Limits, plan_vacuum};
 pub use verify::{Verdict, verify};
 pub use watch::Watch;

@@ -231,12 +231,9 @@ impl Store {
     }
 }
 
-/// Deletes archives in `dir` beyond the limits; for `journalctl --vacuum-…`, which has no open file.
-pub(crate) fn vacuum_dir(
-    dir: &Path,
-    limits: &Limits,
-    oldest: Option<u64>,
-) -> Result<u64, StoreError> {
+/// Deletes archives in `dir` beyond the limits or older than `oldest`; for `journalctl --vacuum-…`, which has no open
+/// file. Gives the number of bytes freed.
+pub fn vacuum_dir(dir: &Path, limits: &Limits, oldest: Option<u64>) -> Result<u64, StoreError> {
     let io_error = |what, path: &Path| {
         let path = path.to_owned();
         move |source| StoreError::Io { what, path, source }
