@@ -1,0 +1,129 @@
+//! What the agent keeps on disk, in tmpfs: unit files, and a mark for each unit whose start was
+//! asked for. Together they let a new daemon adopt what the old one left running.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use fleet_model::agent::LocalUnit;
+use fleet_model::{UnitFile, UnitName};
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {what} {}", path.display())]
+pub struct FileError {
+    what: &'static str,
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// The two directories.
+#[derive(Debug, Clone)]
+pub struct Files {
+    units: PathBuf,
+    marks: PathBuf,
+}
+
+impl Files {
+    /// Makes the directories where they are missing.
+    pub fn open(units: &Path, run: &Path) -> Result<Self, FileError> {
+        let files = Self { units: units.to_owned(), marks: run.join("launched") };
+        for dir in [&files.units, &files.marks] {
+            std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
+        }
+        Ok(files)
+    }
+
+    /// Where a unit's file is.
+    #[must_use]
+    pub fn path(&self, name: &UnitName) -> PathBuf {
+        self.units.join(name.as_str())
+    }
+
+    /// The units that are in place, with the hash of what is there and whether they were launched.
+    pub fn scan(&self) -> Result<BTreeMap<UnitName, LocalUnit>, FileError> {
+        let mut found = BTreeMap::new();
+        let entries = std::fs::read_dir(&self.units).map_err(failed("list", &self.units))?;
+        for entry in entries.flatten() {
+            let file_name = entry.file_name();
+            let Some(name) = file_name.to_str().and_then(|n| UnitName::parse(n).ok()) else {
+                continue;
+            };
+            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            // A file that cannot be read gets a hash that no unit has, and so is replaced.
+            let hash = UnitFile::parse(&text).map_or_else(|_| String::new(), |file| file.hash());
+            let mark = std::fs::read_to_string(self.marks.join(name.as_str()));
+            let launched = mark.is_ok_and(|marked| marked == hash);
+            found.insert(name, LocalUnit { hash: hash.into(), launched });
+        }
+        Ok(found)
+    }
+
+    /// Puts a unit's file in place; nobody ever sees half of it.
+    pub fn write(&self, name: &UnitName, file: &UnitFile) -> Result<(), FileError> {
+        let path = self.path(name);
+        // The suffix is no unit type, so a leftover is never taken for a unit.
+        let temporary = self.units.join(format!("{name}.new"));
+        let write = || {
+            let mut out = std::fs::File::create(&temporary)?;
+            out.write_all(file.to_string().as_bytes())?;
+            std::fs::rename(&temporary, &path)
+        };
+        write().map_err(failed("write", &path))
+    }
+
+    /// Notes, or forgets (`None`), that a unit with this hash was launched.
+    pub fn mark(&self, name: &UnitName, hash: Option<&str>) -> Result<(), FileError> {
+        let path = self.marks.join(name.as_str());
+        match hash {
+            Some(hash) => std::fs::write(&path, hash).map_err(failed("write", &path)),
+            None => remove(&path),
+        }
+    }
+
+    /// Takes a unit's file and mark away.
+    pub fn remove(&self, name: &UnitName) -> Result<(), FileError> {
+        self.mark(name, None)?;
+        remove(&self.path(name))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
+    let path = path.to_owned();
+    move |source| FileError { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Files::open(&dir.path().join("units"), dir.path()).unwrap();
+        let file = UnitFile::parse("[Service]\nExecStart=/bin/true\n").unwrap();
+        let (a, b) = (UnitName::parse("a.service").unwrap(), UnitName::parse("b@1.timer").unwrap());
+        let files = open();
+        files.write(&a, &file).unwrap();
+        files.write(&b, &file).unwrap();
+        files.mark(&a, Some(&file.hash())).unwrap();
+        files.mark(&b, Some("another")).unwrap();
+        std::fs::write(files.units.join("notes.txt"), "x").unwrap();
+        let found = open().scan().unwrap();
+        let seen: Vec<_> = found.iter().map(|(n, l)| (n.as_str(), l.launched)).collect();
+        assert_eq!(seen, [("a.service", true), ("b@1.timer", false)]);
+        assert_eq!(&*found[&a].hash, file.hash());
+        files.remove(&a).unwrap();
+        files.remove(&a).unwrap();
+        assert_eq!(files.scan().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,274 @@
+//! The service manager, as the agent needs it: a trait, and systemd1 on the system bus.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dbus_api::Error as BusError;
+use dbus_api::asynchronous::Connection;
+use dbus_api::systemd1::{self, Event, JobMode, Verb};
+use etcd_kv::BoxFuture;
+use fleet_model::UnitName;
+use tokio::sync::{Mutex, broadcast, mpsc};
+use tokio::time::sleep;
+
+/// A request to the service manager that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// It cannot be reached; trying again makes sense.
+    #[error("the service manager cannot be reached")]
+    Away(#[source] BusError),
+    /// It said no.
+    #[error("the service manager refused")]
+    Refused(#[source] BusError),
+    /// A job ended otherwise than well.
+    #[error("the job ended with \"{0}\"")]
+    Job(String),
+}
+
+/// State of a unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActualState {
+    /// LoadState.
+    pub load: String,
+    /// ActiveState.
+    pub active: String,
+    /// SubState.
+    pub sub: String,
+}
+
+/// News of the service manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Something about this unit may have changed.
+    Unit(String),
+    /// News may have been lost; look at everything.
+    Everything,
+}
+
+/// What the agent asks of the service manager.
+pub trait ServiceManager: std::fmt::Debug + Send + Sync + 'static {
+    /// Makes unit files outside the search path known, until the next boot.
+    fn link(&self, files: Vec<PathBuf>) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// Makes it forget them, and whatever `enable` did.
+    fn unlink(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// Honours the unit's `[Install]` section, until the next boot.
+    fn enable(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// Reads all unit files again.
+    fn reload(&self) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// Asks for a start and does not wait for it.
+    fn start(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// Asks for a stop and does not wait for it.
+    fn stop(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// Stops a unit and waits until it is down. A unit that is not loaded is down.
+    fn stop_and_wait(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// Forgets a failure.
+    fn reset_failed(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// States of these units.
+    fn states(
+        &self,
+        names: Vec<UnitName>,
+    ) -> BoxFuture<'_, Result<Vec<(UnitName, ActualState)>, ManagerError>>;
+    /// News from now on.
+    fn news(&self) -> mpsc::Receiver<News>;
+    /// Type of the job that is queued for the unit of this process, and the manager's state.
+    fn own_job(&self) -> BoxFuture<'_, Result<(Option<String>, String), ManagerError>>;
+}
+
+/// systemd1 on the system bus.
+#[derive(Debug, Clone, Default)]
+pub struct Systemd {
+    connection: std::sync::Arc<Mutex<Option<Connection>>>,
+}
+
+const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
+const RECONNECT: Duration = Duration::from_secs(1);
+/// News that may wait for the agent.
+const NEWS_BUFFER: usize = 256;
+
+impl Systemd {
+    /// Connects when first used.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    async fn connection(&self) -> Result<Connection, BusError> {
+        let mut slot = self.connection.lock().await;
+        if let Some(connection) = slot.as_ref().filter(|c| !c.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let connection = Connection::system().await?;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Calls on the connection in use; once more on a new one if that has just broken.
+    async fn call<T>(
+        &self,
+        call: impl Fn() -> dbus_api::Call<T> + Send + Sync,
+    ) -> Result<T, ManagerError> {
+        let mut again = true;
+        loop {
+            let connection = self.connection().await.map_err(ManagerError::Away)?;
+            match connection.call(call()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error @ (BusError::Closed | BusError::Io(_))) => {
+                    if !std::mem::take(&mut again) {
+                        return Err(ManagerError::Away(error));
+                    }
+                }
+                Err(error) => return Err(judge(error)),
+            }
+        }
+    }
+
+    /// Forwards signals until the connection ends.
+    async fn forward(&self, tx: &mpsc::Sender<News>) -> Result<(), BusError> {
+        let connection = self.connection().await?;
+        connection.watch_units().await?;
+        let mut signals = connection.signals()?;
+        // Whatever happened before is not told.
+        let mut news = Some(News::Everything);
+        loop {
+            if let Some(news) = news.take()
+                && tx.send(news).await.is_err()
+            {
+                return Ok(());
+            }
+            match signals.recv().await {
+                Ok(message) => {
+                    news = match Event::from_message(&message) {
+                        Some(Event::JobRemoved { unit, .. }) => Some(News::Unit(unit)),
+                        Some(Event::Changed { unit, interface, .. })
+                            if interface == UNIT_INTERFACE =>
+                        {
+                            Some(News::Unit(unit))
+                        }
+                        // Not UnitRemoved: asking for the state of a unit that is at rest loads and
+                        // forgets it, and we would chase our own tail.
+                        _ => None,
+                    };
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => news = Some(News::Everything),
+                Err(broadcast::error::RecvError::Closed) => return Err(BusError::Closed),
+            }
+        }
+    }
+}
+
+fn judge(error: BusError) -> ManagerError {
+    match error {
+        BusError::Remote { .. } => ManagerError::Refused(error),
+        other => ManagerError::Away(other),
+    }
+}
+
+impl ServiceManager for Systemd {
+    fn link(&self, files: Vec<PathBuf>) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move {
+            let paths: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            self.call(|| systemd1::link_unit_files(&paths, true, true)).await.map(drop)
+        })
+    }
+
+    fn unlink(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move {
+            self.call(|| systemd1::disable_unit_files(&[name.as_str()], true)).await.map(drop)
+        })
+    }
+
+    fn enable(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move {
+            self.call(|| systemd1::enable_unit_files(&[name.as_str()], true, true)).await.map(drop)
+        })
+    }
+
+    fn reload(&self) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(self.call(systemd1::reload))
+    }
+
+    fn start(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move {
+            let call = || systemd1::queue_job(Verb::Start, name.as_str(), JobMode::Replace);
+            self.call(call).await.map(drop)
+        })
+    }
+
+    fn stop(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move {
+            let call = || systemd1::queue_job(Verb::Stop, name.as_str(), JobMode::Replace);
+            self.call(call).await.map(drop)
+        })
+    }
+
+    fn stop_and_wait(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move {
+            let connection = self.connection().await.map_err(ManagerError::Away)?;
+            // The unit's own stop timeout ends this; there is none besides.
+            match connection.run_job(Verb::Stop, name.as_str(), JobMode::Replace, None).await {
+                Ok(result) if result.is_done() => Ok(()),
+                Ok(result) => Err(ManagerError::Job(result.as_str().to_owned())),
+                Err(error) if error.name() == Some(NO_SUCH_UNIT) => Ok(()),
+                Err(error) => Err(judge(error)),
+            }
+        })
+    }
+
+    fn reset_failed(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move { self.call(|| systemd1::reset_failed_unit(name.as_str())).await })
+    }
+
+    fn states(
+        &self,
+        names: Vec<UnitName>,
+    ) -> BoxFuture<'_, Result<Vec<(UnitName, ActualState)>, ManagerError>> {
+        Box::pin(async move {
+            let texts: Vec<&str> = names.iter().map(UnitName::as_str).collect();
+            let units = self.call(|| systemd1::list_units_by_names(&texts)).await?;
+            let state = |unit: systemd1::UnitStatus| {
+                let name = UnitName::parse(&unit.name).ok()?;
+                let (load, active, sub) = (unit.load_state, unit.active_state, unit.sub_state);
+                Some((name, ActualState { load, active, sub }))
+            };
+            Ok(units.into_iter().filter_map(state).collect())
+        })
+    }
+
+    fn news(&self) -> mpsc::Receiver<News> {
+        let (tx, rx) = mpsc::channel(NEWS_BUFFER);
+        let systemd = self.clone();
+        tokio::spawn(async move {
+            let mut complained = false;
+            loop {
+                match systemd.forward(&tx).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        if !std::mem::replace(&mut complained, true) {
+                            tracing::warn!("no news of units: {}", telemetry::chain(&error));
+                        }
+                    }
+                }
+                sleep(RECONNECT).await;
+                if tx.is_closed() {
+                    return;
+                }
+            }
+        });
+        rx
+    }
+
+    fn own_job(&self) -> BoxFuture<'_, Result<(Option<String>, String), ManagerError>> {
+        Box::pin(async move {
+            let system = self.call(|| systemd1::manager_property("SystemState")).await?;
+            let system = system.as_str().unwrap_or_default().to_owned();
+            let pid = std::process::id();
+            let path = self.call(|| systemd1::unit_by_pid(pid)).await?;
+            let Some(unit) = path.unit_name() else { return Ok((None, system)) };
+            let jobs = self.call(systemd1::list_jobs).await?;
+            let job = jobs.into_iter().find(|job| job.unit == unit).map(|job| job.job_type);
+            Ok((job, system))
+        })
+    }
+}

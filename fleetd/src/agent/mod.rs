@@ -1,0 +1,412 @@
+//! The agent: makes this machine run what it shall, through the service manager, and tells the
+//! registry what runs.
+//!
+//! One task owns all that is known of the local units. It wakes when the wishes change, when the
+//! service manager has news, when a piece of work is done, or when something that failed is due
+//! again; then it plans (`fleet_model::agent`) and starts work for units that have none under way.
+//! Work runs beside it, so a unit that takes long to stop holds up nobody else, and a unit that
+//! fails fails alone.
+//!
+//! ```text
+//!   load:    claim in the registry ─▶ write file ─▶ link ─▶ reload ─▶ start
+//!   unload:  stop, wait ─▶ forget failure, unlink, remove file ─▶ reload ─▶ drop own record
+//! ```
+//!
+//! The claim comes first and the record goes last: while this machine has a record of a unit, the
+//! engine gives the unit to nobody else.
+
+mod files;
+mod manager;
+mod publisher;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fleet_model::agent::{AgentTask, LocalUnit, Step, Wanted, plan, wanted};
+use fleet_model::{MachineId, Metadata, Phase, UnitName, UnitState, merge_metadata};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+pub use files::{FileError, Files};
+pub use manager::{ActualState, ManagerError, News, ServiceManager, Systemd};
+use publisher::{Change, Publisher};
+use work::{Done, Load, Outcome};
+
+use crate::presence::Standing;
+use crate::registry::{Mirror, Registry};
+
+/// First pause before failed work is tried again, doubled each time.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// How long a unit may take to stop at the end of the daemon.
+const FAREWELL: Duration = Duration::from_secs(60);
+
+/// What an agent needs.
+#[derive(Debug)]
+pub struct Context {
+    /// The registry.
+    pub registry: Registry,
+    /// The wishes.
+    pub mirror: Mirror,
+    /// This machine.
+    pub me: MachineId,
+    /// Its own metadata.
+    pub metadata: Metadata,
+    /// Its standing.
+    pub standing: watch::Receiver<Standing>,
+    /// The service manager.
+    pub manager: Arc<dyn ServiceManager>,
+    /// Where unit files go.
+    pub files: Files,
+}
+
+/// A unit that is in place.
+#[derive(Debug)]
+struct Local {
+    unit: LocalUnit,
+    state: Option<ActualState>,
+}
+
+/// When failed work is due again.
+#[derive(Debug)]
+struct Retry {
+    /// `None`: now. The entry stays until the work succeeds, so that the pauses grow.
+    at: Option<Instant>,
+    pause: Duration,
+}
+
+/// The running agent.
+#[derive(Debug)]
+struct Agent {
+    context: Context,
+    publish: mpsc::UnboundedSender<Change>,
+    local: BTreeMap<UnitName, Local>,
+    busy: BTreeSet<UnitName>,
+    retries: BTreeMap<UnitName, Retry>,
+    work: JoinSet<Done>,
+    /// Units of which the service manager may know something new.
+    ask: BTreeSet<UnitName>,
+    /// Records of ours in the registry have been compared with what is here.
+    swept: bool,
+}
+
+/// Asks the agent to stop: unload everything (`true`) or leave everything as it is.
+pub type Stop = oneshot::Receiver<bool>;
+
+/// Runs the agent until it is asked to stop.
+pub async fn run(context: Context, mut stop: Stop) {
+    let registry = context.registry.clone();
+    let publish = Publisher::start(registry, context.me.clone(), context.standing.clone());
+    let mut news = context.manager.news();
+    let mut agent = Agent {
+        context,
+        publish,
+        local: BTreeMap::new(),
+        busy: BTreeSet::new(),
+        retries: BTreeMap::new(),
+        work: JoinSet::new(),
+        ask: BTreeSet::new(),
+        swept: false,
+    };
+    if !agent.adopt(&mut stop).await {
+        return;
+    }
+    loop {
+        let due = agent.retries.values().filter_map(|r| r.at).min();
+        tokio::select! {
+            unload = &mut stop => {
+                if unload.unwrap_or(false) {
+                    agent.unload_everything().await;
+                }
+                return;
+            }
+            () = agent.context.mirror.changed() => {}
+            changed = agent.context.standing.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            Some(item) = news.recv() => agent.note(&item),
+            Some(done) = agent.work.join_next() => match done {
+                Ok(done) => agent.finish(done),
+                Err(error) => tracing::error!("work on a unit broke off: {error}"),
+            },
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                let now = Instant::now();
+                let over = |r: &&mut Retry| r.at.is_some_and(|at| at <= now);
+                agent.retries.values_mut().filter(over).for_each(|r| r.at = None);
+            }
+        }
+        while let Ok(item) = news.try_recv() {
+            agent.note(&item);
+        }
+        agent.refresh().await;
+        agent.reconcile();
+    }
+}
+
+impl Agent {
+    /// Takes over what a daemon before this one left. False if asked to stop meanwhile.
+    async fn adopt(&mut self, stop: &mut Stop) -> bool {
+        let found = self.context.files.scan().unwrap_or_else(|error| {
+            tracing::error!("{}", telemetry::chain(&error));
+            BTreeMap::new()
+        });
+        let names: Vec<UnitName> = found.keys().cloned().collect();
+        let mut pause = FIRST_RETRY;
+        let states: BTreeMap<_, _> = loop {
+            if names.is_empty() {
+                break BTreeMap::new();
+            }
+            match self.context.manager.states(names.clone()).await {
+                Ok(states) => break states.into_iter().collect(),
+                Err(error) => {
+                    tracing::warn!("cannot look at running units: {}", telemetry::chain(&error));
+                }
+            }
+            tokio::select! {
+                _ = &mut *stop => return false,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(LONGEST_RETRY);
+        };
+        for (name, unit) in found {
+            let state = states.get(&name).cloned();
+            if state.as_ref().is_none_or(|s| s.load == "not-found") {
+                // Written but never linked: it will be loaded as if it were not there.
+                continue;
+            }
+            tracing::info!(unit = %name, launched = unit.launched, "adopted {name}");
+            self.local.insert(name.clone(), Local { unit, state });
+            self.tell(&name);
+        }
+        true
+    }
+
+    fn note(&mut self, news: &News) {
+        match news {
+            News::Unit(name) => {
+                if let Some((name, _)) = self.local.get_key_value(name.as_str()) {
+                    self.ask.insert(name.clone());
+                }
+            }
+            News::Everything => self.ask.extend(self.local.keys().cloned()),
+        }
+    }
+
+    /// Asks the service manager for the states in question.
+    async fn refresh(&mut self) {
+        if self.ask.is_empty() {
+            return;
+        }
+        let names: Vec<UnitName> = self.ask.iter().cloned().collect();
+        match self.context.manager.states(names).await {
+            Ok(states) => {
+                self.ask.clear();
+                for (name, state) in states {
+                    if let Some(local) = self.local.get_mut(&name)
+                        && local.state.as_ref() != Some(&state)
+                    {
+                        local.state = Some(state);
+                        self.tell(&name);
+                    }
+                }
+            }
+            // The news task says "everything" when the manager is back.
+            Err(error) => tracing::debug!("states: {}", telemetry::chain(&error)),
+        }
+    }
+
+    /// Publishes what is known of a unit.
+    fn tell(&self, name: &UnitName) {
+        let Some(Local { unit, state: Some(state) }) = self.local.get(name) else { return };
+        let phase = if unit.launched { Phase::Launched } else { Phase::Loaded };
+        let state = UnitState {
+            hash: unit.hash.to_string(),
+            load: state.load.clone(),
+            active: state.active.clone(),
+            sub: state.sub.clone(),
+            phase,
+        };
+        // The publisher lives as long as we do.
+        let _ = self.publish.send((name.clone(), Some(state)));
+    }
+
+    fn wanted(&self) -> BTreeMap<UnitName, Wanted> {
+        let desired = self.context.mirror.read();
+        let none = Metadata::new();
+        let overlay = desired.overlays.get(&self.context.me).unwrap_or(&none);
+        let metadata = merge_metadata(&self.context.metadata, overlay);
+        wanted(&self.context.me, &metadata, &desired.units)
+    }
+
+    /// Plans, and starts work for all units that have none under way and are not to wait.
+    fn reconcile(&mut self) {
+        if !self.context.mirror.is_ready() {
+            return;
+        }
+        self.sweep();
+        let wanted = self.wanted();
+        self.retries.retain(|name, _| wanted.contains_key(name) || self.local.contains_key(name));
+        let have = self.local.iter().map(|(n, l)| (n.clone(), l.unit.clone())).collect();
+        let waits = |name: &UnitName| {
+            self.busy.contains(name) || self.retries.get(name).is_some_and(|r| r.at.is_some())
+        };
+        let tasks: Vec<AgentTask> =
+            plan(&wanted, &have).into_iter().filter(|t| !waits(&t.unit)).collect();
+        let mut loads: BTreeMap<UnitName, Load> = BTreeMap::new();
+        for task in tasks {
+            let loading = loads.contains_key(&task.unit);
+            tracing::info!(unit = %task.unit, reason = %task.why, "{} {}: {}",
+                task.step.as_str(), task.unit, task.why);
+            match task.step {
+                Step::Load => {
+                    let desired = self.context.mirror.read();
+                    if let Some(unit) = desired.units.get(&task.unit) {
+                        let global = wanted[&task.unit].global;
+                        loads.insert(task.unit.clone(), Load::new(unit, global));
+                    }
+                }
+                Step::Start if loading => {
+                    if let Some(load) = loads.get_mut(&task.unit) {
+                        load.start = true;
+                    }
+                }
+                Step::Start => {
+                    let hash = self.local[&task.unit].unit.hash.clone();
+                    let parts = self.parts();
+                    self.begin(&task.unit.clone(), async move {
+                        parts.start(task.unit, hash).await
+                    });
+                }
+                Step::Stop => {
+                    let parts = self.parts();
+                    self.begin(&task.unit.clone(), async move { parts.stop(task.unit).await });
+                }
+                Step::Unload => {
+                    let parts = self.parts();
+                    self.begin(&task.unit.clone(), async move { parts.unload(task.unit).await });
+                }
+            }
+        }
+        self.load(loads);
+    }
+
+    fn begin(&mut self, name: &UnitName, work: impl Future<Output = Done> + Send + 'static) {
+        self.busy.insert(name.clone());
+        self.work.spawn(work);
+    }
+
+    fn load(&mut self, loads: BTreeMap<UnitName, Load>) {
+        // Without a lease nothing can be claimed; standing wakes us when there is one.
+        let Some(lease) = self.context.standing.borrow().lease else { return };
+        if loads.is_empty() {
+            return;
+        }
+        self.busy.extend(loads.keys().cloned());
+        let parts = self.parts();
+        self.work.spawn(async move { parts.load(loads, lease).await });
+    }
+
+    fn parts(&self) -> work::Parts {
+        work::Parts {
+            registry: self.context.registry.clone(),
+            me: self.context.me.clone(),
+            manager: self.context.manager.clone(),
+            files: self.context.files.clone(),
+        }
+    }
+
+    fn finish(&mut self, done: Done) {
+        for (name, outcome) in done.0 {
+            self.busy.remove(&name);
+            match outcome {
+                Outcome::Loaded { hash, launched } => {
+                    self.retries.remove(&name);
+                    let unit = LocalUnit { hash, launched };
+                    self.local.insert(name.clone(), Local { unit, state: None });
+                    self.ask.insert(name);
+                }
+                Outcome::Launched(launched) => {
+                    self.retries.remove(&name);
+                    if let Some(local) = self.local.get_mut(&name) {
+                        local.unit.launched = launched;
+                    }
+                    self.ask.insert(name.clone());
+                    self.tell(&name);
+                }
+                Outcome::Unloaded => {
+                    self.retries.remove(&name);
+                    self.local.remove(&name);
+                    self.ask.remove(&name);
+                    let _ = self.publish.send((name, None));
+                }
+                Outcome::NotOurs => {
+                    // The schedule has changed; the news of it is on its way.
+                    tracing::debug!(unit = %name, "not taken: scheduled elsewhere meanwhile");
+                }
+                Outcome::Failed { what, error, ours } => {
+                    let pause = self.retries.get(&name).map_or(FIRST_RETRY, |r| r.pause * 2);
+                    let pause = pause.min(LONGEST_RETRY);
+                    tracing::error!(unit = %name, "failed to {what} {name}: {error}; \
+                        next try in {} s", pause.as_secs());
+                    self.retries.insert(name.clone(), Retry {
+                        at: Some(Instant::now() + pause),
+                        pause,
+                    });
+                    if !ours {
+                        let _ = self.publish.send((name, None));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Once, when the registry can be read: drops records of ours that nothing here stands behind.
+    fn sweep(&mut self) {
+        if self.swept || self.context.standing.borrow().lease.is_none() {
+            return;
+        }
+        self.swept = true;
+        let (registry, me) = (self.context.registry.clone(), self.context.me.clone());
+        let have: BTreeSet<UnitName> = self.local.keys().cloned().collect();
+        let wanted: BTreeSet<UnitName> = self.wanted().into_keys().collect();
+        let publish = self.publish.clone();
+        tokio::spawn(async move {
+            match registry.recorded_on(&me).await {
+                Ok(names) => {
+                    for name in names {
+                        if !have.contains(&name) && !wanted.contains(&name) {
+                            let _ = publish.send((name, None));
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!("{}", telemetry::chain(&error)),
+            }
+        });
+    }
+
+    /// The end: everything is stopped and taken away, as far as that works in time.
+    async fn unload_everything(&mut self) {
+        let names: Vec<UnitName> = self.local.keys().cloned().collect();
+        tracing::info!("unloading {} units", names.len());
+        for name in names {
+            if !self.busy.contains(&name) {
+                let parts = self.parts();
+                self.begin(&name.clone(), async move { parts.unload(name).await });
+            }
+        }
+        let end = Instant::now() + FAREWELL;
+        while let Ok(Some(done)) = tokio::time::timeout_at(end, self.work.join_next()).await {
+            if let Ok(done) = done {
+                self.finish(done);
+            }
+        }
+        for name in &self.busy {
+            tracing::error!(unit = %name, "{name} did not stop in time");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Pieces of work on units, each carried out beside the agent and reported back to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use etcd_kv::Lease;
+use fleet_model::agent::AgentUnit;
+use fleet_model::{MachineId, UnitFile, UnitName};
+
+use super::files::Files;
+use super::manager::{ManagerError, ServiceManager};
+use crate::registry::Registry;
+
+/// What work needs.
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
+    pub(super) registry: Registry,
+    pub(super) me: MachineId,
+    pub(super) manager: Arc<dyn ServiceManager>,
+    pub(super) files: Files,
+}
+
+/// A unit to be loaded.
+#[derive(Debug)]
+pub(super) struct Load {
+    file: Arc<UnitFile>,
+    hash: Arc<str>,
+    global: bool,
+    /// Start it too.
+    pub(super) start: bool,
+}
+
+impl Load {
+    pub(super) fn new(unit: &AgentUnit, global: bool) -> Self {
+        Self { file: unit.file.clone(), hash: unit.hash.clone(), global, start: false }
+    }
+}
+
+/// What came of it, unit by unit.
+#[derive(Debug)]
+pub(super) struct Done(pub(super) Vec<(UnitName, Outcome)>);
+
+/// What came of it for one unit.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is in place.
+    Loaded { hash: Arc<str>, launched: bool },
+    /// Its start (or stop) was asked for.
+    Launched(bool),
+    /// It is gone.
+    Unloaded,
+    /// The schedule gave it to another machine meanwhile.
+    NotOurs,
+    /// It did not work. `ours` tells whether it is still in place.
+    Failed { what: &'static str, error: String, ours: bool },
+}
+
+impl Done {
+    fn one(name: UnitName, outcome: Outcome) -> Self {
+        Self(vec![(name, outcome)])
+    }
+}
+
+fn failed(what: &'static str, error: &(dyn std::error::Error + 'static), ours: bool) -> Outcome {
+    Outcome::Failed { what, error: telemetry::chain(error), ours }
+}
+
+impl Parts {
+    /// Loads units, and starts those that shall run. One reload serves them all.
+    pub(super) async fn load(self, loads: BTreeMap<UnitName, Load>, lease: Lease) -> Done {
+        let mut done = Vec::new();
+        let mut placed = Vec::new();
+        for (name, load) in loads {
+            match self.place(&name, &load, lease).await {
+                Ok(()) => placed.push((name, load)),
+                Err(outcome) => done.push((name, outcome)),
+            }
+        }
+        if placed.is_empty() {
+            return Done(done);
+        }
+        if let Err(error) = self.manager.reload().await {
+            for (name, _) in placed {
+                let outcome = self.take_back(&name, failed("load", &error, false)).await;
+                done.push((name, outcome));
+            }
+            return Done(done);
+        }
+        for (name, load) in placed {
+            let launched = load.start;
+            if launched
+                && let Err(outcome) = self.launch(&name, &load.hash).await
+            {
+                // It is loaded at least; the next plan starts it when the time has come.
+                done.push((name.clone(), Outcome::Loaded { hash: load.hash, launched: false }));
+                done.push((name, outcome));
+                continue;
+            }
+            done.push((name, Outcome::Loaded { hash: load.hash, launched }));
+        }
+        Done(done)
+    }
+
+    /// Claims a unit and puts its file where the service manager finds it.
+    async fn place(&self, name: &UnitName, load: &Load, lease: Lease) -> Result<(), Outcome> {
+        let claim = self.registry.claim(name, &self.me, load.global, &load.hash, lease).await;
+        match claim {
+            Ok(true) => {}
+            Ok(false) => return Err(Outcome::NotOurs),
+            Err(error) => return Err(failed("claim", &error, false)),
+        }
+        let written = self
+            .files
+            .mark(name, None)
+            .and_then(|()| self.files.write(name, &load.file));
+        if let Err(error) = written {
+            return Err(self.take_back(name, failed("load", &error, false)).await);
+        }
+        let mut linked = self.manager.link(vec![self.files.path(name)]).await;
+        if linked.is_ok() && load.file.has_install() {
+            linked = self.manager.enable(name.clone()).await;
+        }
+        match linked {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.take_back(name, failed("load", &error, false)).await),
+        }
+    }
+
+    /// Undoes half a load.
+    async fn take_back(&self, name: &UnitName, outcome: Outcome) -> Outcome {
+        // What fails here was not there, or is replaced by the next try.
+        let _ = self.manager.unlink(name.clone()).await;
+        let _ = self.files.remove(name);
+        outcome
+    }
+
+    async fn launch(&self, name: &UnitName, hash: &str) -> Result<(), Outcome> {
+        // Marked first: a daemon that dies in between must not start it a second time.
+        self.files.mark(name, Some(hash)).map_err(|e| failed("start", &e, true))?;
+        match self.manager.start(name.clone()).await {
+            Ok(()) => Ok(()),
+            Err(error @ ManagerError::Refused(_)) => {
+                // Asking again would change nothing; its state tells the rest.
+                tracing::error!(unit = %name, "failed to start {name}: {}", telemetry::chain(&error));
+                Ok(())
+            }
+            Err(error) => {
+                let _ = self.files.mark(name, None);
+                Err(failed("start", &error, true))
+            }
+        }
+    }
+
+    /// Asks for the start of a unit that is in place.
+    pub(super) async fn start(self, name: UnitName, hash: Arc<str>) -> Done {
+        let outcome = match self.launch(&name, &hash).await {
+            Ok(()) => Outcome::Launched(true),
+            Err(outcome) => outcome,
+        };
+        Done::one(name, outcome)
+    }
+
+    /// Asks for the stop of a unit, which stays in place.
+    pub(super) async fn stop(self, name: UnitName) -> Done {
+        let outcome = match self.manager.stop(name.clone()).await {
+            Ok(()) => match self.files.mark(&name, None) {
+                Ok(()) => Outcome::Launched(false),
+                Err(error) => failed("stop", &error, true),
+            },
+            Err(error) => failed("stop", &error, true),
+        };
+        Done::one(name, outcome)
+    }
+
+    /// Stops a unit, waits until it is down, and takes it away.
+    pub(super) async fn unload(self, name: UnitName) -> Done {
+        if let Err(error) = self.manager.stop_and_wait(name.clone()).await {
+            return Done::one(name, failed("unload", &error, true));
+        }
+        // It has not necessarily failed, and what is not linked need not be unlinked.
+        let _ = self.manager.reset_failed(name.clone()).await;
+        let _ = self.manager.unlink(name.clone()).await;
+        if let Err(error) = self.files.remove(&name) {
+            return Done::one(name, failed("unload", &error, true));
+        }
+        if let Err(error) = self.manager.reload().await {
+            tracing::warn!("{}", telemetry::chain(&error));
+        }
+        Done::one(name, Outcome::Unloaded)
+    }
+}

@@ -1,0 +1,211 @@
+//! `units`: what is wished for.
+
+use std::collections::BTreeMap;
+
+use fleet_model::agent::AgentUnit;
+use fleet_model::wire;
+use fleet_model::{
+    MachineId, TargetState, UnitFile, UnitName, UnitState, validate_options,
+};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::{Request, StatusCode};
+
+use super::paging::Page;
+use super::{Api, Reply, read_json};
+use crate::registry::RegistryError;
+
+/// How often a write is decided again because somebody else was faster.
+const TRIES: usize = 5;
+
+type Records = BTreeMap<(UnitName, MachineId), UnitState>;
+
+impl Api {
+    pub(super) async fn list_units(&self, query: &str) -> Reply {
+        let page = match Page::from_query(query, self.page_limit) {
+            Ok(page) => page,
+            Err(reply) => return reply,
+        };
+        let names: Vec<UnitName> = self.mirror.read().units.keys().cloned().collect();
+        let (names, next_page_token) = page.cut(names);
+        let records = match (names.first(), names.last()) {
+            (Some(first), Some(last)) => match self.records(first, last).await {
+                Ok(records) => records,
+                Err(error) => return Reply::failed(&error),
+            },
+            _ => Records::new(),
+        };
+        let desired = self.mirror.read();
+        let units = names
+            .iter()
+            .filter_map(|name| Some(to_wire(name, desired.units.get(name)?, &records)))
+            .collect();
+        Reply::json(&wire::UnitPage { units, next_page_token })
+    }
+
+    pub(super) async fn get_unit(&self, name: &str) -> Reply {
+        let found =
+            self.mirror.read().units.get_key_value(name).map(|(n, u)| (n.clone(), u.clone()));
+        let Some((name, unit)) = found else {
+            return Reply::error(StatusCode::NOT_FOUND, "unit does not exist");
+        };
+        match self.records(&name, &name).await {
+            Ok(records) => Reply::json(&to_wire(&name, &unit, &records)),
+            Err(error) => Reply::failed(&error),
+        }
+    }
+
+    async fn records(&self, first: &UnitName, last: &UnitName) -> Result<Records, RegistryError> {
+        let states = self.registry.states(Some((first, last))).await?;
+        Ok(states.into_iter().map(|(name, machine, state)| ((name, machine), state)).collect())
+    }
+
+    pub(super) async fn delete_unit(&self, name: &str) -> Reply {
+        let missing = || Reply::error(StatusCode::NOT_FOUND, "unit does not exist");
+        let Ok(name) = UnitName::parse(name) else { return missing() };
+        match self.registry.destroy(&name).await {
+            Ok(Some(revision)) => {
+                self.mirror.caught_up(revision).await;
+                Reply::Empty(StatusCode::NO_CONTENT)
+            }
+            Ok(None) => missing(),
+            Err(error) => Reply::failed(&error),
+        }
+    }
+
+    pub(super) async fn put_unit(&self, name: &str, request: Request<Incoming>) -> Reply {
+        if !is_json(request.headers()) {
+            let message = "only \"application/json\" is supported as Content-Type";
+            return Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+        }
+        let unit: wire::Unit = match read_json(request.into_body()).await {
+            Ok(unit) => unit,
+            Err(reply) => return reply,
+        };
+        let put = match Put::read(name, unit) {
+            Ok(put) => put,
+            Err(reply) => return reply,
+        };
+        for _ in 0..TRIES {
+            match self.try_put(&put).await {
+                Ok(Some(reply)) => return reply,
+                Ok(None) => {}
+                Err(error) => return Reply::failed(&error),
+            }
+        }
+        Reply::error(StatusCode::CONFLICT, "the unit is being changed by others")
+    }
+
+    /// Decides by what is there now. `Ok(None)` if that has changed meanwhile.
+    async fn try_put(&self, put: &Put) -> Result<Option<Reply>, RegistryError> {
+        let there = self.mirror.read().units.get(&put.name).map(|unit| unit.hash.clone());
+        let (revision, status) = match (&there, &put.file) {
+            (None, None) => {
+                let message = "unit does not exist and options field empty";
+                return Ok(Some(Reply::error(StatusCode::CONFLICT, message)));
+            }
+            (None, Some(file)) => {
+                if let Some(reply) = put.check_new(file) {
+                    return Ok(Some(reply));
+                }
+                let target = put.target.unwrap_or(TargetState::Inactive);
+                (self.registry.create(&put.name, file, target).await?, StatusCode::CREATED)
+            }
+            (Some(hash), Some(file)) if **hash != *file.hash() => {
+                if let Some(reply) = put.check_new(file) {
+                    return Ok(Some(reply));
+                }
+                let target = put.target.unwrap_or(TargetState::Inactive);
+                (self.registry.replace(&put.name, file, target).await?, StatusCode::CREATED)
+            }
+            (Some(_), _) => {
+                let Some(target) = put.target else {
+                    let message = "must provide desiredState";
+                    return Ok(Some(Reply::error(StatusCode::CONFLICT, message)));
+                };
+                if let Some(reply) = put.check_activation() {
+                    return Ok(Some(reply));
+                }
+                (self.registry.set_target(&put.name, target).await?, StatusCode::NO_CONTENT)
+            }
+        };
+        let Some(revision) = revision else {
+            // Made or destroyed by somebody else just now; the mirror hears of it in a moment.
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            return Ok(None);
+        };
+        self.mirror.caught_up(revision).await;
+        Ok(Some(Reply::Empty(status)))
+    }
+}
+
+/// A checked request.
+#[derive(Debug)]
+struct Put {
+    name: UnitName,
+    file: Option<UnitFile>,
+    target: Option<TargetState>,
+}
+
+impl Put {
+    fn read(path_name: &str, unit: wire::Unit) -> Result<Self, Reply> {
+        if !unit.name.is_empty() && unit.name != path_name {
+            let message =
+                format!("name in URL \"{path_name}\" differs from unit name \"{}\"", unit.name);
+            return Err(Reply::bad_request(message));
+        }
+        let name = UnitName::parse(path_name).map_err(|e| Reply::bad_request(e.to_string()))?;
+        let file = match unit.options {
+            options if options.is_empty() => None,
+            options => Some(
+                UnitFile::from_options(options).map_err(|e| Reply::bad_request(e.to_string()))?,
+            ),
+        };
+        let target = match unit.desired_state.as_str() {
+            "" => None,
+            text => Some(
+                text.parse::<TargetState>().map_err(|e| Reply::bad_request(e.to_string()))?,
+            ),
+        };
+        Ok(Self { name, file, target })
+    }
+
+    /// What is wrong with a text to be stored.
+    fn check_new(&self, file: &UnitFile) -> Option<Reply> {
+        match validate_options(file) {
+            Err(error) => Some(Reply::bad_request(error.to_string())),
+            Ok(()) => self.check_activation(),
+        }
+    }
+
+    fn check_activation(&self) -> Option<Reply> {
+        let active = self.target.is_some_and(|target| target != TargetState::Inactive);
+        (active && self.name.is_template()).then(|| {
+            Reply::bad_request(format!("cannot activate template \"{}\"", self.name))
+        })
+    }
+}
+
+/// Exactly one Content-Type, and it is JSON, with or without parameters.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let media = value.to_str().unwrap_or("").split(';').next().unwrap_or("");
+    media.trim().eq_ignore_ascii_case("application/json")
+}
+
+fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> wire::Unit {
+    let record = unit.scheduled.as_ref().and_then(|m| records.get(&(name.clone(), m.clone())));
+    wire::Unit {
+        name: name.to_string(),
+        options: unit.file.options().to_vec(),
+        desired_state: unit.target.to_string(),
+        // A global unit has as many as there are machines, so none.
+        current_state: if unit.requirements.global {
+            String::new()
+        } else {
+            UnitState::current(record).to_string()
+        },
+        machine_id: unit.scheduled.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,312 @@
+//! `fleet.conf` and `FLEET_*`: what may be set, its defaults, and how it is read.
+//!
+//! Unknown keys and values that cannot be understood are reported with file and line and otherwise
+//! ignored, so that a file written for the original works and a typing error does not take a
+//! machine out of the cluster; what is certainly not meant so (bad etcd addresses) is an error.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_kv::{Credentials, Endpoint, KvError};
+use fleet_model::{Metadata, parse_metadata};
+
+/// Where the configuration is by default.
+pub const DEFAULT_FILE: &str = "/etc/fleet/fleet.conf";
+
+/// Settings, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// 0 is normal, above is more.
+    pub verbosity: i32,
+    /// The cluster.
+    pub etcd_servers: Vec<Endpoint>,
+    /// User and password at etcd.
+    pub etcd_credentials: Option<Credentials>,
+    /// Prefix of all keys; `v3/` is added.
+    pub etcd_key_prefix: String,
+    /// Deadline of one request.
+    pub etcd_request_timeout: Duration,
+    /// Pause after a failed pass of the engine.
+    pub engine_reconcile_interval: Duration,
+    /// Address to publish; found out when empty.
+    pub public_ip: String,
+    /// Metadata to publish.
+    pub metadata: Metadata,
+    /// How long the machine counts as present without a sign of life.
+    pub agent_ttl: Duration,
+    /// Page size of the API.
+    pub token_limit: u16,
+    /// Never lead.
+    pub disable_engine: bool,
+    /// Where unit files go.
+    pub units_directory: PathBuf,
+    /// Where the daemon keeps what its successor needs: lease and launched units.
+    pub run_directory: PathBuf,
+    /// Where the machine ID is.
+    pub machine_id_file: PathBuf,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file given is not readable.
+    #[error("failed to read configuration {path}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has a line that is no assignment.
+    #[error("{path}:{line}: neither a comment nor KEY=VALUE")]
+    Syntax {
+        /// The file.
+        path: String,
+        /// The line.
+        line: usize,
+    },
+    /// An etcd server cannot be used.
+    #[error("etcd_servers")]
+    Servers(#[source] KvError),
+}
+
+/// Keys of the original that need saying something about.
+const NOT_SUPPORTED: [(&str, &str); 9] = [
+    ("etcd_cafile", "TLS to etcd is not supported yet"),
+    ("etcd_certfile", "TLS to etcd is not supported yet"),
+    ("etcd_keyfile", "TLS to etcd is not supported yet"),
+    ("enable_grpc", "not needed with etcd v3"),
+    ("disable_watches", "not needed with etcd v3"),
+    ("systemd_user", "the system bus is always used"),
+    ("verify_units", "no longer supported"),
+    ("authorized_keys_file", "no longer supported"),
+    ("etcd_key", "no such key"),
+];
+
+impl Settings {
+    /// Reads `file` (or the default one if it exists), then the environment. Returns also what was
+    /// not understood, one line each.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if file.is_none() && e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => {
+                return Err(ConfigError::Read { path: path.display().to_string(), source });
+            }
+        };
+        Self::from_text(&path.display().to_string(), &text, environment)
+    }
+
+    /// Reads a file's text, then the environment, which wins.
+    pub fn from_text(
+        path: &str,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut values = BTreeMap::new();
+        for (i, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with(['#', ';']) {
+                continue;
+            }
+            let Some((key, value)) = line.split_once('=') else {
+                return Err(ConfigError::Syntax { path: path.to_owned(), line: i + 1 });
+            };
+            let value = unquote(value.trim());
+            values.insert(key.trim().to_owned(), (value.to_owned(), format!("{path}:{}", i + 1)));
+        }
+        for (name, value) in environment {
+            if let Some(key) = name.strip_prefix("FLEET_") {
+                values.insert(key.to_lowercase(), (value, name));
+            }
+        }
+        Self::from_values(values)
+    }
+
+    fn from_values(
+        values: BTreeMap<String, (String, String)>,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut settings = Self::default();
+        let mut warnings = Vec::new();
+        let (mut user, mut password) = (String::new(), String::new());
+        for (key, (value, origin)) in values {
+            let mut bad = |what: &str| {
+                warnings.push(format!("{origin}: {key}: {what}; the default stays"));
+            };
+            match key.as_str() {
+                "verbosity" => match value.parse() {
+                    Ok(n) => settings.verbosity = n,
+                    Err(_) => bad("not a number"),
+                },
+                "etcd_servers" => {
+                    let servers = list(&value);
+                    let servers: Result<Vec<_>, _> =
+                        servers.iter().map(|s| Endpoint::parse(s)).collect();
+                    settings.etcd_servers = servers.map_err(ConfigError::Servers)?;
+                }
+                "etcd_username" => user = value,
+                "etcd_password" => password = value,
+                "etcd_key_prefix" => settings.etcd_key_prefix = prefix(&value),
+                "etcd_request_timeout" => match seconds(&value) {
+                    Some(time) => settings.etcd_request_timeout = time,
+                    None => bad("not a number of seconds"),
+                },
+                "engine_reconcile_interval" => match seconds(&value) {
+                    Some(time) => settings.engine_reconcile_interval = time,
+                    None => bad("not a number of seconds"),
+                },
+                "public_ip" => settings.public_ip = value,
+                "metadata" => settings.metadata = parse_metadata(&value),
+                "agent_ttl" => match duration(&value) {
+                    Some(time) if time >= Duration::from_secs(2) => settings.agent_ttl = time,
+                    _ => bad("not a duration with a unit, of 2s or more"),
+                },
+                "token_limit" => match value.parse() {
+                    Ok(n) if n > 0 => settings.token_limit = n,
+                    _ => bad("not a number from 1 to 65535"),
+                },
+                "disable_engine" => match boolean(&value) {
+                    Some(b) => settings.disable_engine = b,
+                    None => bad("neither true nor false"),
+                },
+                "units_directory" => settings.units_directory = PathBuf::from(value),
+                other => match NOT_SUPPORTED.iter().find(|(k, _)| *k == other) {
+                    // A value that changes nothing needs no word.
+                    Some(_) if value.is_empty() || boolean(&value) == Some(false) => {}
+                    Some((_, why)) => warnings.push(format!("{origin}: {key}: {why}")),
+                    None => warnings.push(format!("{origin}: unknown key {key}")),
+                },
+            }
+        }
+        if !user.is_empty() {
+            settings.etcd_credentials = Some(Credentials { user, password });
+        }
+        if settings.etcd_servers.is_empty() {
+            settings.etcd_servers = Self::default().etcd_servers;
+        }
+        Ok((settings, warnings))
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let server = |text| Endpoint::parse(text).expect("a literal that parses");
+        Self {
+            verbosity: 0,
+            etcd_servers: vec![server("http://127.0.0.1:2379"), server("http://127.0.0.1:4001")],
+            etcd_credentials: None,
+            etcd_key_prefix: "/_coreos.com/fleet/".into(),
+            etcd_request_timeout: Duration::from_secs(1),
+            engine_reconcile_interval: Duration::from_secs(2),
+            public_ip: String::new(),
+            metadata: Metadata::new(),
+            agent_ttl: Duration::from_secs(10),
+            token_limit: 100,
+            disable_engine: false,
+            units_directory: "/run/fleet/units".into(),
+            run_directory: "/run/fleet".into(),
+            machine_id_file: "/etc/machine-id".into(),
+        }
+    }
+}
+
+fn unquote(value: &str) -> &str {
+    let inner = |q: char| value.strip_prefix(q).and_then(|v| v.strip_suffix(q));
+    inner('"').or_else(|| inner('\'')).unwrap_or(value)
+}
+
+/// A comma list; brackets, quotes and blanks around the whole and its items are stripped.
+fn list(value: &str) -> Vec<String> {
+    let value = value.trim().trim_start_matches('[').trim_end_matches(']');
+    let items = value.split(',').map(|item| item.trim().trim_matches(['"', '\'']).trim());
+    items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// A prefix that begins and ends with a slash.
+fn prefix(value: &str) -> String {
+    let inner = value.trim_matches('/');
+    if inner.is_empty() { "/".into() } else { format!("/{inner}/") }
+}
+
+fn seconds(value: &str) -> Option<Duration> {
+    value.parse().ok().filter(|s: &f64| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok())
+}
+
+/// Go's notation: `30s`, `1m30s`, `500ms`.
+fn duration(value: &str) -> Option<Duration> {
+    let mut rest = value.trim();
+    let mut total = 0.0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        total += number
+            * match &rest[..unit] {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    Duration::try_from_secs_f64(total).ok()
+}
+
+fn boolean(value: &str) -> Option<bool> {
+    match value.to_lowercase().as_str() {
+        "true" | "t" | "1" | "yes" | "on" => Some(true),
+        "false" | "f" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_and_the_environment_are_read_and_complaints_say_where() {
+        let text = "# c\nmetadata=\"role=core,disk=ssd\"\netcd_servers=[\"http://10.0.2.11:2379\", 'http://10.0.2.12:2379']\n\
+                    agent_ttl=30s\npublic_ip=10.0.2.11\nverbosity=x\nfoo=1\netcd_cafile=\nenable_grpc=true\n";
+        let environment = [
+            ("FLEET_PUBLIC_IP".to_owned(), "10.0.2.99".to_owned()),
+            ("FLEET_ETCD_KEY_PREFIX".to_owned(), "x/y".to_owned()),
+            ("HOME".to_owned(), "/".to_owned()),
+        ];
+        let (s, warnings) = Settings::from_text("f", text, environment.into_iter()).unwrap();
+        assert_eq!(s.metadata["role"], "core");
+        assert_eq!(s.etcd_servers.len(), 2);
+        assert_eq!(s.agent_ttl, Duration::from_secs(30));
+        assert_eq!((s.public_ip.as_str(), s.etcd_key_prefix.as_str()), ("10.0.2.99", "/x/y/"));
+        assert_eq!(
+            warnings,
+            [
+                "f:9: enable_grpc: not needed with etcd v3",
+                "f:7: unknown key foo",
+                "f:6: verbosity: not a number; the default stays",
+            ]
+        );
+        let error = Settings::from_text("f", "a=b\nnonsense", std::iter::empty()).unwrap_err();
+        assert_eq!(error.to_string(), "f:2: neither a comment nor KEY=VALUE");
+        assert!(Settings::from_text("f", "etcd_servers=ftp://x", std::iter::empty()).is_err());
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(duration("1500ms"), Some(Duration::from_millis(1500)));
+        assert_eq!(duration("30"), None);
+        assert_eq!(duration(""), None);
+        assert_eq!(duration("1x"), None);
+    }
+}

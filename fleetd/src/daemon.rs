@@ -1,0 +1,233 @@
+//! The daemon as a whole: what is started in which order, and what happens at the end.
+//!
+//! At the end the service manager is asked what is going on. When the daemon's own unit is being
+//! restarted, or nobody asked for anything (a signal by hand, an upgrade), all units keep running
+//! and the lease stays, for the successor to take over. When its unit is being stopped, or the
+//! machine goes down, every unit is unloaded and the machine leaves the cluster at once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_kv::{EtcdConfig, EtcdKv, Kv};
+use fleet_model::Machine;
+use sd_daemon::{State, notify};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
+use crate::api::{Api, Listener};
+use crate::config::Settings;
+use crate::engine::Engine;
+use crate::host::{MachineIdError, default_address, machine_id};
+use crate::presence::Presence;
+use crate::registry::{Mirror, Registry};
+
+/// How long leaving the cluster may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// No machine ID.
+    #[error(transparent)]
+    MachineId(#[from] MachineIdError),
+    /// No place for files.
+    #[error(transparent)]
+    Files(#[from] FileError),
+    /// A passed socket is of no use.
+    #[error("failed to take over the socket {name}")]
+    Socket {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("failed to receive signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// What ended the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Asked to read its configuration again: be started anew with the same sockets.
+    Reload,
+    /// Asked to end.
+    Exit,
+}
+
+/// What lasts over a reload.
+#[derive(Debug)]
+pub struct Io {
+    /// Descriptors passed by the service manager, with their names.
+    pub sockets: Vec<(String, std::os::fd::OwnedFd)>,
+    /// The service manager.
+    pub manager: Arc<dyn ServiceManager>,
+    /// Another store than etcd.
+    pub kv: Option<Arc<dyn Kv>>,
+}
+
+/// What the end of the daemon means for its units.
+#[must_use]
+pub fn unloads(job: Option<&str>, system: &str) -> bool {
+    match job {
+        Some("restart" | "try-restart" | "start") => false,
+        Some("stop") => true,
+        _ => system == "stopping",
+    }
+}
+
+/// Waits for a signal that ends the daemon or makes it reload.
+pub async fn signalled() -> Result<End, DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => End::Exit,
+        _ = interrupt.recv() => End::Exit,
+        _ = hang_up.recv() => End::Reload,
+    })
+}
+
+/// Runs until `end` says so; see [`signalled`].
+pub async fn run(
+    settings: &Settings,
+    io: &Io,
+    end: impl Future<Output = Result<End, DaemonError>>,
+) -> Result<End, DaemonError> {
+    let me = machine_id(&settings.machine_id_file)?;
+    let files = Files::open(&settings.units_directory, &settings.run_directory)?;
+    let kv = io.kv.clone().unwrap_or_else(|| {
+        Arc::new(EtcdKv::new(EtcdConfig {
+            endpoints: settings.etcd_servers.clone(),
+            request_timeout: settings.etcd_request_timeout,
+            credentials: settings.etcd_credentials.clone(),
+        }))
+    });
+    let registry = Registry::new(kv, &settings.etcd_key_prefix);
+    let detect = settings.public_ip.is_empty();
+    let address = default_address().filter(|_| detect).map(|a| a.to_string());
+    let machine = Machine {
+        public_ip: address.unwrap_or_else(|| settings.public_ip.clone()),
+        metadata: settings.metadata.clone(),
+        version: crate::VERSION.to_owned(),
+    };
+    let lease_file = lease_file(settings);
+    let standing = Presence::start(
+        registry.clone(),
+        me.clone(),
+        machine,
+        detect,
+        settings.agent_ttl,
+        lease_file.clone(),
+    );
+    let mirror = Mirror::start(registry.clone());
+    if !settings.disable_engine {
+        let engine = Engine {
+            registry: registry.clone(),
+            me: me.clone(),
+            standing: standing.clone(),
+            pause: settings.engine_reconcile_interval,
+        };
+        tokio::spawn(engine.run());
+    }
+    let (stop, stopped) = oneshot::channel();
+    let agent = tokio::spawn(run_agent(
+        Context {
+            registry: registry.clone(),
+            mirror: mirror.clone(),
+            me,
+            metadata: settings.metadata.clone(),
+            standing: standing.clone(),
+            manager: io.manager.clone(),
+            files,
+        },
+        stopped,
+    ));
+    let api =
+        Api { registry: registry.clone(), mirror, standing: standing.clone(), page_limit: settings.token_limit };
+    serve(&io.sockets, Arc::new(api))?;
+    announce(&[State::Ready, State::Status("running")]);
+
+    let end = end.await?;
+    let mut unload = false;
+    if end == End::Exit {
+        announce(&[State::Stopping]);
+        unload = match io.manager.own_job().await {
+            Ok((job, system)) => unloads(job.as_deref(), &system),
+            Err(error) => {
+                tracing::warn!("units keep running: {}", telemetry::chain(&error));
+                false
+            }
+        };
+        tracing::info!(unload, "ending; units {}", if unload { "are unloaded" } else { "keep running" });
+    }
+    // An agent that has ended by itself needs no telling.
+    let _ = stop.send(unload);
+    let _ = agent.await;
+    if unload {
+        leave(&registry, &standing.borrow().clone(), &lease_file).await;
+    }
+    Ok(end)
+}
+
+fn lease_file(settings: &Settings) -> PathBuf {
+    settings.run_directory.join("lease")
+}
+
+/// Serves the API on all sockets, which stay ours for the next round.
+fn serve(
+    sockets: &[(String, std::os::fd::OwnedFd)],
+    api: Arc<Api>,
+) -> Result<(), DaemonError> {
+    if sockets.is_empty() {
+        tracing::info!("no sockets were passed: the API is not served");
+    }
+    for (name, fd) in sockets {
+        let failed = |source| DaemonError::Socket { name: name.clone(), source };
+        let fd = fd.try_clone().map_err(failed)?;
+        let listener = Listener::from_fd(fd, name).map_err(failed)?;
+        tokio::spawn(listener.serve(api.clone()));
+    }
+    Ok(())
+}
+
+/// Ends presence, states and leadership in one stroke.
+async fn leave(registry: &Registry, standing: &crate::presence::Standing, lease_file: &PathBuf) {
+    if let Some(lease) = standing.lease {
+        let revoked = tokio::time::timeout(LEAVE_TIMEOUT, registry.kv().lease_revoke(lease)).await;
+        if !matches!(revoked, Ok(Ok(()))) {
+            tracing::warn!("failed to leave the cluster: it will notice within the time to live");
+        }
+    }
+    // A successor has nothing to take over.
+    let _ = std::fs::remove_file(lease_file);
+}
+
+fn announce(states: &[State<'_>]) {
+    if let Err(error) = notify(states) {
+        tracing::warn!("failed to notify the service manager: {}", telemetry::chain(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unloads;
+
+    #[test]
+    fn only_a_stop_unloads() {
+        for (job, system, expect) in [
+            (Some("restart"), "running", false),
+            (Some("restart"), "stopping", false),
+            (Some("try-restart"), "running", false),
+            (Some("stop"), "running", true),
+            (Some("stop"), "stopping", true),
+            (None, "running", false),
+            (None, "degraded", false),
+            (None, "stopping", true),
+        ] {
+            assert_eq!(unloads(job, system), expect, "{job:?} {system}");
+        }
+    }
+}

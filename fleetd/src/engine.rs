@@ -1,0 +1,286 @@
+//! Leading: while this machine holds the leader's key, it keeps an index of the cluster up to date
+//! by one watch over the whole registry and carries out what the planner says.
+//!
+//! The leader's key hangs on the machine's own lease, so a machine that dies loses presence and
+//! leadership in the same moment, and the next leader can act at once. Every write is guarded by
+//! the key being the one that was won: a leader that was deposed without noticing writes nothing.
+//!
+//! A failed write ends the term; the next one begins with a fresh look at everything. Reasons are
+//! logged with every decision, and for every unit that has to wait.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_kv::{Compare, Event, Keys, Lease, Op, Txn, WatchRequest};
+use fleet_model::engine::{EngineTask, Plan, Scheduler, Step};
+use fleet_model::{Machine, MachineId, Metadata, merge_metadata};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::presence::Standing;
+use crate::registry::{Desired, ENGINE_VERSION, Follow, Key, Registry, RegistryError, Update};
+
+/// Changes of the schedule in one transaction. Each has two guards; etcd allows 128 of them.
+const BATCH: usize = 40;
+
+/// What an engine needs to know.
+#[derive(Debug)]
+pub struct Engine {
+    /// The registry.
+    pub registry: Registry,
+    /// This machine.
+    pub me: MachineId,
+    /// Its standing.
+    pub standing: watch::Receiver<Standing>,
+    /// Pause after a failure.
+    pub pause: Duration,
+}
+
+/// Why a term ended.
+enum TermEnd {
+    /// Another one leads, or the lease changed.
+    Deposed,
+    /// The registry failed.
+    Failed(RegistryError),
+}
+
+impl From<RegistryError> for TermEnd {
+    fn from(error: RegistryError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Engine {
+    /// Campaigns and leads, for ever.
+    pub async fn run(mut self) {
+        loop {
+            let lease = self.registered().await;
+            match self.campaign(lease).await {
+                Ok(Some(term)) => {
+                    tracing::info!(machine = %self.me, "this machine leads the engine");
+                    match self.lead(lease, term).await {
+                        TermEnd::Deposed => tracing::info!("this machine leads no longer"),
+                        TermEnd::Failed(error) => {
+                            tracing::warn!("engine: {}", telemetry::chain(&error));
+                            sleep(self.pause).await;
+                        }
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!("engine: {}", telemetry::chain(&error));
+                    sleep(self.pause).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a lease.
+    async fn registered(&mut self) -> Lease {
+        match self.standing.wait_for(|s| s.lease.is_some()).await.map(|s| s.lease) {
+            Ok(Some(lease)) => lease,
+            // The presence task is gone with its runtime.
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Tries to take the leader's key. The revision of its creation names the term; `None` after
+    /// another leader has left, or the lease has changed.
+    async fn campaign(&mut self, lease: Lease) -> Result<Option<i64>, RegistryError> {
+        if self.registry.engine_version().await? > ENGINE_VERSION {
+            tracing::warn!("the cluster wants a newer engine; this machine does not lead");
+            sleep(Duration::from_secs(60)).await;
+            return Ok(None);
+        }
+        let failed =
+            |source| RegistryError::Kv { what: "campaign for the engine's lead", source };
+        let key = self.registry.leader_key();
+        let value = serde_json::json!({"machine": self.me.as_str(), "version": ENGINE_VERSION});
+        let txn = Txn::new()
+            .when(Compare::missing(key.as_str()))
+            .then(Op::put_leased(key.as_str(), value.to_string(), lease))
+            .otherwise(Op::get(key.as_str()));
+        let reply = self.registry.kv().txn(txn).await.map_err(failed)?;
+        if reply.succeeded {
+            return Ok(Some(reply.revision));
+        }
+        if let Some(held) = reply.kvs(0).first()
+            && held.lease == Some(lease)
+        {
+            // Ours already: won by the daemon before this one.
+            return Ok(Some(held.create_revision));
+        }
+        let request = WatchRequest::from(Keys::one(key), reply.revision + 1);
+        let mut watch = self.registry.kv().watch(request).await.map_err(failed)?;
+        loop {
+            tokio::select! {
+                batch = watch.next() => {
+                    let batch = batch.map_err(failed)?;
+                    if batch.events.iter().any(|e| matches!(e, Event::Delete { .. })) {
+                        return Ok(None);
+                    }
+                }
+                () = lease_changed(&mut self.standing, lease) => return Ok(None),
+            }
+        }
+    }
+
+    async fn lead(&mut self, lease: Lease, term: i64) -> TermEnd {
+        let mut cluster = Cluster::default();
+        let mut follow = Follow::new(self.registry.everything());
+        let leader_key = self.registry.leader_key();
+        loop {
+            let update = tokio::select! {
+                update = follow.next(self.registry.kv()) => update,
+                () = lease_changed(&mut self.standing, lease) => return TermEnd::Deposed,
+            };
+            match update {
+                Update::All(kvs, _) => {
+                    cluster = Cluster::default();
+                    for kv in kvs {
+                        cluster.set(self.registry.read_key(&kv.key), Some(&kv.value));
+                    }
+                }
+                Update::Changes(events, _) => {
+                    for event in events {
+                        if event.key() == leader_key.as_bytes() {
+                            return TermEnd::Deposed;
+                        }
+                        let key = self.registry.read_key(event.key());
+                        match &event {
+                            Event::Put { kv, .. } => cluster.set(key, Some(&kv.value)),
+                            Event::Delete { .. } => cluster.set(key, None),
+                        }
+                    }
+                }
+            }
+            let plan = cluster.scheduler.plan();
+            if let Err(end) = self.carry_out(&plan, term).await {
+                return end;
+            }
+        }
+    }
+
+    async fn carry_out(&self, plan: &Plan, term: i64) -> Result<(), TermEnd> {
+        for tasks in plan.tasks.chunks(BATCH) {
+            if !self.write(tasks, term).await? {
+                // One of them is outdated; the others need not wait for it.
+                for task in tasks {
+                    if self.write(std::slice::from_ref(task), term).await? {
+                        log_task(task);
+                    } else if !self.still_leading(term).await? {
+                        return Err(TermEnd::Deposed);
+                    } else {
+                        // What made it so is on its way to us as a change.
+                        tracing::debug!(unit = %task.unit, "the schedule has changed meanwhile");
+                    }
+                }
+                continue;
+            }
+            tasks.iter().for_each(log_task);
+        }
+        for (unit, why) in &plan.waits {
+            tracing::info!(unit = %unit, reason = %why, "{unit} waits: {why}");
+        }
+        Ok(())
+    }
+
+    async fn write(&self, tasks: &[EngineTask], term: i64) -> Result<bool, RegistryError> {
+        let mut txn = Txn::new().when(self.guard(term));
+        for task in tasks {
+            let (guards, op) = self.registry.schedule_change(task);
+            txn.when.extend(guards);
+            txn.then.push(op);
+        }
+        let reply = self.registry.kv().txn(txn).await;
+        let failed = |source| RegistryError::Kv { what: "write the schedule", source };
+        Ok(reply.map_err(failed)?.succeeded)
+    }
+
+    async fn still_leading(&self, term: i64) -> Result<bool, RegistryError> {
+        let reply = self.registry.kv().txn(Txn::new().when(self.guard(term))).await;
+        let failed = |source| RegistryError::Kv { what: "check the engine's lead", source };
+        Ok(reply.map_err(failed)?.succeeded)
+    }
+
+    fn guard(&self, term: i64) -> Compare {
+        let condition = etcd_kv::Condition::Created(term);
+        Compare { key: self.registry.leader_key().into(), condition }
+    }
+}
+
+/// Waits until the lease is another one, or none.
+async fn lease_changed(standing: &mut watch::Receiver<Standing>, lease: Lease) {
+    if standing.wait_for(|s| s.lease != Some(lease)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn log_task(task: &EngineTask) {
+    let EngineTask { unit, why, .. } = task;
+    match &task.step {
+        Step::Schedule { to, .. } => {
+            tracing::info!(unit = %unit, machine = %to, reason = %why,
+                "{unit} scheduled on {}: {why}", to.short());
+        }
+        Step::Unschedule { from } => {
+            tracing::info!(unit = %unit, machine = %from, reason = %why,
+                "{unit} unscheduled from {}: {why}", from.short());
+        }
+    }
+}
+
+/// The registry as the leader sees it, key by key, turned into facts for the scheduler.
+#[derive(Debug, Default)]
+struct Cluster {
+    desired: Desired,
+    machines: BTreeMap<MachineId, Metadata>,
+    scheduler: Scheduler,
+}
+
+impl Cluster {
+    fn set(&mut self, key: Key, value: Option<&[u8]>) {
+        match &key {
+            Key::Unit(name) | Key::Target(name) | Key::Schedule(name) => {
+                let name = name.clone();
+                self.desired.set(key, value);
+                match self.desired.units.get(&name) {
+                    Some(unit) => {
+                        let requirements = unit.requirements.clone();
+                        self.scheduler.set_unit(&name, requirements, unit.target);
+                        self.scheduler.set_schedule(&name, unit.scheduled.clone());
+                    }
+                    None => self.scheduler.remove_unit(&name),
+                }
+            }
+            Key::Overlay(machine, _) => {
+                let machine = machine.clone();
+                self.desired.set(key, value);
+                self.set_metadata(&machine);
+            }
+            Key::Presence(id) => {
+                match value.and_then(|v| serde_json::from_slice::<Machine>(v).ok()) {
+                    Some(machine) => {
+                        self.machines.insert(id.clone(), machine.metadata);
+                        self.set_metadata(id);
+                    }
+                    None => {
+                        self.machines.remove(id);
+                        self.scheduler.remove_machine(id);
+                    }
+                }
+            }
+            Key::State(name, machine) => {
+                self.scheduler.set_held(name, machine, value.is_some());
+            }
+            Key::Other => {}
+        }
+    }
+
+    fn set_metadata(&mut self, id: &MachineId) {
+        let Some(own) = self.machines.get(id) else { return };
+        let none = Metadata::new();
+        let overlay = self.desired.overlays.get(id).unwrap_or(&none);
+        self.scheduler.set_machine(id, merge_metadata(own, overlay));
+    }
+}

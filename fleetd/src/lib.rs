@@ -1,0 +1,34 @@
+//! The fleet daemon: one process per machine that is agent, API server and, on one machine of the
+//! cluster, engine.
+//!
+//! ```text
+//!   HTTP ─▶ api ─▶ registry (etcd) ─▶ engine (leader) ─▶ registry ─▶ agent ─▶ service manager
+//!                      ▲                                                │
+//!                      └──────────── states, presence (leased) ◀────────┘
+//! ```
+//!
+//! - [`config`]: `fleet.conf` and `FLEET_*`.
+//! - [`registry`]: the only code that knows the keys in etcd; follows changes, never polls.
+//! - [`presence`]: the machine's lease and record. A restarted daemon takes its old lease over, so a
+//!   restart is not seen by the cluster.
+//! - [`engine`]: performs the plans of `fleet_model::engine` while this machine leads.
+//! - [`agent`]: performs the plans of `fleet_model::agent` through a [`agent::ServiceManager`].
+//! - [`api`]: HTTP API v1 on the sockets that the service manager passes.
+//! - [`daemon`]: puts the parts together, and what happens at the end.
+//!
+//! Decisions are in `fleet-model`; here is only what carries them out. Losing etcd stops nothing:
+//! the last known wishes stay in force until newer ones arrive.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod api;
+pub mod config;
+pub mod daemon;
+pub mod engine;
+mod host;
+pub mod presence;
+pub mod registry;
+
+/// Version of the daemon, as machines and the API tell it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

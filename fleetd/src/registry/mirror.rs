@@ -1,0 +1,157 @@
+//! The wishes, mirrored: every daemon has them at hand, for its agent and for reading by the API.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use etcd_kv::Event;
+use fleet_model::agent::AgentUnit;
+use fleet_model::{MachineId, Metadata, Requirements, TargetState, UnitFile, UnitName};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{Follow, Key, Registry, Update};
+
+/// How long a reader waits for its own write to come round.
+const OWN_WRITE: Duration = Duration::from_secs(2);
+
+/// What is wished for.
+#[derive(Debug, Default)]
+pub struct Desired {
+    /// Units by name.
+    pub units: BTreeMap<UnitName, AgentUnit>,
+    /// Metadata overlays by machine.
+    pub overlays: BTreeMap<MachineId, Metadata>,
+    /// Parts of units whose text has not been seen.
+    loose: BTreeMap<UnitName, (Option<TargetState>, Option<MachineId>)>,
+}
+
+impl Desired {
+    /// Takes one key's value, or its absence, over.
+    pub fn set(&mut self, key: Key, value: Option<&[u8]>) {
+        let text = value.map(String::from_utf8_lossy);
+        match key {
+            Key::Unit(name) => self.set_unit(name, text.as_deref()),
+            Key::Target(name) => {
+                let target = text.and_then(|t| t.parse().ok());
+                if let Some(unit) = self.units.get_mut(&name) {
+                    unit.target = target.unwrap_or(TargetState::Inactive);
+                } else {
+                    self.loose.entry(name).or_default().0 = target;
+                }
+            }
+            Key::Schedule(name) => {
+                let machine = text.and_then(|t| MachineId::parse(&t));
+                if let Some(unit) = self.units.get_mut(&name) {
+                    unit.scheduled = machine;
+                } else {
+                    self.loose.entry(name).or_default().1 = machine;
+                }
+            }
+            Key::Overlay(machine, key) => {
+                let overlay = self.overlays.entry(machine).or_default();
+                match text {
+                    Some(value) => drop(overlay.insert(key, value.into_owned())),
+                    None => drop(overlay.remove(&key)),
+                }
+            }
+            Key::Presence(_) | Key::State(..) | Key::Other => {}
+        }
+    }
+
+    fn set_unit(&mut self, name: UnitName, text: Option<&str>) {
+        let old = self.units.remove(&name);
+        let loose = self.loose.remove(&name).unwrap_or_default();
+        let (target, scheduled) =
+            old.map_or(loose, |unit| (Some(unit.target), unit.scheduled));
+        let Some(text) = text else { return };
+        match UnitFile::parse(text) {
+            Ok(file) => {
+                let unit = AgentUnit {
+                    hash: file.hash().into(),
+                    requirements: Arc::new(Requirements::of(&name, &file)),
+                    file: Arc::new(file),
+                    target: target.unwrap_or(TargetState::Inactive),
+                    scheduled,
+                };
+                self.units.insert(name, unit);
+            }
+            Err(error) => tracing::warn!(unit = %name, %error, "the registry holds a bad unit file"),
+        }
+    }
+
+    /// Takes an event over.
+    pub fn apply(&mut self, registry: &Registry, event: &Event) {
+        match event {
+            Event::Put { kv, .. } => self.set(registry.read_key(&kv.key), Some(&kv.value)),
+            Event::Delete { key, .. } => self.set(registry.read_key(key), None),
+        }
+    }
+}
+
+/// The mirror: readers share it, one task keeps it up to date.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    desired: Arc<RwLock<Desired>>,
+    revision: watch::Receiver<i64>,
+}
+
+impl Mirror {
+    /// Starts mirroring. The task ends with the runtime.
+    #[must_use]
+    pub fn start(registry: Registry) -> Self {
+        let desired = Arc::new(RwLock::new(Desired::default()));
+        let (tx, revision) = watch::channel(0);
+        let mirror = Self { desired: desired.clone(), revision };
+        tokio::spawn(async move {
+            let mut follow = Follow::new(registry.wishes());
+            loop {
+                let at = match follow.next(registry.kv()).await {
+                    Update::All(kvs, at) => {
+                        let mut fresh = Desired::default();
+                        for kv in &kvs {
+                            fresh.set(registry.read_key(&kv.key), Some(&kv.value));
+                        }
+                        *desired.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+                        at
+                    }
+                    Update::Changes(events, at) => {
+                        let mut desired = desired.write().unwrap_or_else(PoisonError::into_inner);
+                        events.iter().for_each(|event| desired.apply(&registry, event));
+                        at
+                    }
+                };
+                if tx.send(at).is_err() {
+                    return;
+                }
+            }
+        });
+        mirror
+    }
+
+    /// The wishes as last seen. Not to be held across an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, Desired> {
+        self.desired.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether anything has been read yet.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.revision.borrow() > 0
+    }
+
+    /// Waits for the next change.
+    pub async fn changed(&mut self) {
+        if self.revision.changed().await.is_err() {
+            // The task is gone with its runtime; so will be the caller.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until a write at `revision` has come round, so that whoever wrote it reads it.
+    pub async fn caught_up(&self, revision: i64) {
+        let mut receiver = self.revision.clone();
+        // Late is not wrong: the write has happened, and reading may lag after a failover.
+        let _ = timeout(OWN_WRITE, receiver.wait_for(|at| *at >= revision)).await;
+    }
+}

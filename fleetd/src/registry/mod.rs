@@ -1,0 +1,382 @@
+//! The registry: what the cluster shall do and what it does, in etcd.
+//!
+//! Keys below `<etcd_key_prefix>v3/`:
+//!
+//! | key | value | life |
+//! |---|---|---|
+//! | `format` | `1` | permanent |
+//! | `engine/version` | `1` | permanent; a daemon that knows less does not lead |
+//! | `engine/leader` | JSON: machine, version | the leader's lease |
+//! | `job/NAME/unit` | the unit's text | until destroyed |
+//! | `job/NAME/target` | `inactive`, `loaded`, `launched` | until destroyed |
+//! | `job/NAME/schedule` | machine ID | written by the leader only |
+//! | `metadata/MACHINE/KEY` | text; empty hides the key | permanent |
+//! | `presence/MACHINE` | JSON: address, metadata, version | the machine's lease |
+//! | `state/NAME/MACHINE` | JSON: [`UnitState`] | the machine's lease |
+//!
+//! Wishes (`job/`, `metadata/`) are one range, so one watch follows them. A unit's text is in its
+//! own record: nothing is left behind when it is destroyed. Nothing is written that does not change.
+
+mod follow;
+mod mirror;
+
+use std::sync::Arc;
+
+use etcd_kv::{Compare, Keys, Kv, KvError, Lease, Op, Range, Txn};
+use fleet_model::{Machine, MachineId, TargetState, UnitFile, UnitName, UnitState};
+
+pub use follow::{Follow, Update};
+pub use mirror::{Desired, Mirror};
+
+/// Format of the keys that this daemon knows.
+const FORMAT: u32 = 1;
+/// Version of the engine's rules that this daemon knows.
+pub const ENGINE_VERSION: u32 = 1;
+
+/// Failure of the registry.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The store failed.
+    #[error("{what}")]
+    Kv {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        source: KvError,
+    },
+    /// A newer daemon has written here.
+    #[error("the registry below {prefix} has format {found}, this daemon knows {FORMAT}; it was written by a newer version")]
+    Format {
+        /// Where.
+        prefix: String,
+        /// The format found.
+        found: String,
+    },
+}
+
+impl RegistryError {
+    fn kv(what: &'static str) -> impl FnOnce(KvError) -> Self {
+        move |source| Self::Kv { what, source }
+    }
+
+    /// Whether waiting may help.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Kv { source, .. } if source.is_unavailable())
+    }
+}
+
+/// A key of the registry, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// `job/NAME/unit`.
+    Unit(UnitName),
+    /// `job/NAME/target`.
+    Target(UnitName),
+    /// `job/NAME/schedule`.
+    Schedule(UnitName),
+    /// `metadata/MACHINE/KEY`.
+    Overlay(MachineId, String),
+    /// `presence/MACHINE`.
+    Presence(MachineId),
+    /// `state/NAME/MACHINE`.
+    State(UnitName, MachineId),
+    /// Something else.
+    Other,
+}
+
+/// Access to one cluster's registry. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    kv: Arc<dyn Kv>,
+    prefix: Arc<str>,
+}
+
+impl Registry {
+    /// The registry below `prefix` (with slashes at both ends).
+    #[must_use]
+    pub fn new(kv: Arc<dyn Kv>, prefix: &str) -> Self {
+        Self { kv, prefix: format!("{prefix}v3/").into() }
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn kv(&self) -> &dyn Kv {
+        &*self.kv
+    }
+
+    fn key(&self, rest: &str) -> String {
+        format!("{}{rest}", self.prefix)
+    }
+
+    fn job(&self, name: &UnitName, leaf: &str) -> String {
+        format!("{}job/{name}/{leaf}", self.prefix)
+    }
+
+    /// Key of a machine's presence.
+    #[must_use]
+    pub fn presence_key(&self, machine: &MachineId) -> String {
+        format!("{}presence/{machine}", self.prefix)
+    }
+
+    fn state_key(&self, name: &UnitName, machine: &MachineId) -> String {
+        format!("{}state/{name}/{machine}", self.prefix)
+    }
+
+    /// Key of the engine's leader.
+    #[must_use]
+    pub fn leader_key(&self) -> String {
+        self.key("engine/leader")
+    }
+
+    /// The wishes: units and metadata overlays.
+    #[must_use]
+    pub fn wishes(&self) -> Keys {
+        Keys::Between(self.key("job/").into(), self.key("presence/").into())
+    }
+
+    /// Everything.
+    #[must_use]
+    pub fn everything(&self) -> Keys {
+        Keys::prefix(&*self.prefix)
+    }
+
+    /// Understands a key.
+    #[must_use]
+    pub fn read_key(&self, key: &[u8]) -> Key {
+        let rest = std::str::from_utf8(key).ok().and_then(|k| k.strip_prefix(&*self.prefix));
+        let parts: Vec<&str> = rest.map_or(Vec::new(), |r| r.split('/').collect());
+        let unit = |text: &str| UnitName::parse(text).ok();
+        match parts[..] {
+            ["job", name, leaf] => match (unit(name), leaf) {
+                (Some(name), "unit") => Key::Unit(name),
+                (Some(name), "target") => Key::Target(name),
+                (Some(name), "schedule") => Key::Schedule(name),
+                _ => Key::Other,
+            },
+            ["metadata", machine, key] => MachineId::parse(machine)
+                .map_or(Key::Other, |machine| Key::Overlay(machine, key.to_owned())),
+            ["presence", machine] => MachineId::parse(machine).map_or(Key::Other, Key::Presence),
+            ["state", name, machine] => match (unit(name), MachineId::parse(machine)) {
+                (Some(name), Some(machine)) => Key::State(name, machine),
+                _ => Key::Other,
+            },
+            _ => Key::Other,
+        }
+    }
+
+    /// Writes the format if there is none, and refuses a newer one.
+    pub async fn check_format(&self) -> Result<(), RegistryError> {
+        let key = self.key("format");
+        let version = self.key("engine/version");
+        let txn = Txn::new()
+            .when(Compare::missing(key.as_str()))
+            .then(Op::put(key.as_str(), FORMAT.to_string()))
+            .then(Op::put(version, ENGINE_VERSION.to_string()))
+            .otherwise(Op::get(key));
+        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("check the format"))?;
+        let found = reply.kvs(0).first().filter(|_| !reply.succeeded).map(|kv| kv.value_str());
+        match found {
+            Some(found) if !found.parse::<u32>().is_ok_and(|f| f <= FORMAT) => {
+                Err(RegistryError::Format { prefix: self.prefix.to_string(), found: found.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The engine version that the cluster demands.
+    pub async fn engine_version(&self) -> Result<u32, RegistryError> {
+        let kv = self.kv.get(self.key("engine/version")).await;
+        let kv = kv.map_err(RegistryError::kv("read the engine version"))?;
+        Ok(kv.and_then(|kv| kv.value_str().parse().ok()).unwrap_or(ENGINE_VERSION))
+    }
+
+    /// Stores a new unit; `None` if there is one of that name already, else the revision.
+    pub async fn create(
+        &self,
+        name: &UnitName,
+        file: &UnitFile,
+        target: TargetState,
+    ) -> Result<Option<i64>, RegistryError> {
+        let txn = Txn::new()
+            .when(Compare::missing(self.job(name, "unit")))
+            .then(Op::put(self.job(name, "unit"), file.to_string()))
+            .then(Op::put(self.job(name, "target"), target.as_str()));
+        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("create a unit"))?;
+        Ok(reply.succeeded.then_some(reply.revision))
+    }
+
+    /// Gives a unit another text and target; `None` if there is no such unit.
+    pub async fn replace(
+        &self,
+        name: &UnitName,
+        file: &UnitFile,
+        target: TargetState,
+    ) -> Result<Option<i64>, RegistryError> {
+        let txn = Txn::new()
+            .when(Compare::exists(self.job(name, "unit")))
+            .then(Op::put(self.job(name, "unit"), file.to_string()))
+            .then(Op::put(self.job(name, "target"), target.as_str()));
+        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("replace a unit"))?;
+        Ok(reply.succeeded.then_some(reply.revision))
+    }
+
+    /// Sets what is wanted of a unit; `None` if there is no such unit.
+    pub async fn set_target(
+        &self,
+        name: &UnitName,
+        target: TargetState,
+    ) -> Result<Option<i64>, RegistryError> {
+        let txn = Txn::new()
+            .when(Compare::exists(self.job(name, "unit")))
+            .then(Op::put(self.job(name, "target"), target.as_str()));
+        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("set a target state"))?;
+        Ok(reply.succeeded.then_some(reply.revision))
+    }
+
+    /// Removes a unit; `None` if there is no such unit.
+    pub async fn destroy(&self, name: &UnitName) -> Result<Option<i64>, RegistryError> {
+        let keys = Keys::prefix(self.job(name, ""));
+        let txn = Txn::new()
+            .when(Compare::exists(self.job(name, "unit")))
+            .then(Op::Delete { keys, previous: false });
+        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("destroy a unit"))?;
+        Ok(reply.succeeded.then_some(reply.revision))
+    }
+
+    /// Guards and operations of one change of the schedule, to be put into a transaction.
+    #[must_use]
+    pub fn schedule_change(
+        &self,
+        task: &fleet_model::engine::EngineTask,
+    ) -> (Vec<Compare>, Op) {
+        use fleet_model::engine::Step;
+        let key = self.job(&task.unit, "schedule");
+        let was = |from: Option<&MachineId>| match from {
+            Some(machine) => Compare::value(key.as_str(), machine.as_str()),
+            None => Compare::missing(key.as_str()),
+        };
+        match &task.step {
+            Step::Schedule { to, from } => (
+                vec![was(from.as_ref()), Compare::exists(self.job(&task.unit, "unit"))],
+                Op::put(key.as_str(), to.as_str()),
+            ),
+            Step::Unschedule { from } => (vec![was(Some(from))], Op::delete(key.as_str())),
+        }
+    }
+
+    /// Records that this machine takes a unit, if the schedule still says so: from now on no other
+    /// machine gets it before the record is gone.
+    pub async fn claim(
+        &self,
+        name: &UnitName,
+        machine: &MachineId,
+        global: bool,
+        hash: &str,
+        lease: Lease,
+    ) -> Result<bool, RegistryError> {
+        let guard = if global {
+            Compare::exists(self.job(name, "unit"))
+        } else {
+            Compare::value(self.job(name, "schedule"), machine.as_str())
+        };
+        let txn = Txn::new()
+            .when(guard)
+            .then(self.put_state(name, machine, &UnitState::claim(hash), lease));
+        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("claim a unit"))?;
+        Ok(reply.succeeded)
+    }
+
+    fn put_state(
+        &self,
+        name: &UnitName,
+        machine: &MachineId,
+        state: &UnitState,
+        lease: Lease,
+    ) -> Op {
+        let value = serde_json::to_vec(state).expect("plain strings always serialise");
+        Op::put_leased(self.state_key(name, machine), value, lease)
+    }
+
+    /// Writes and removes states of this machine, a limited number at once.
+    pub async fn publish(
+        &self,
+        machine: &MachineId,
+        changes: &[(UnitName, Option<UnitState>)],
+        lease: Lease,
+    ) -> Result<(), RegistryError> {
+        let op = |(name, state): &(UnitName, Option<UnitState>)| match state {
+            Some(state) => self.put_state(name, machine, state, lease),
+            None => Op::delete(self.state_key(name, machine)),
+        };
+        let txn = Txn { then: changes.iter().map(op).collect(), ..Txn::new() };
+        self.kv.txn(txn).await.map_err(RegistryError::kv("publish unit states"))?;
+        Ok(())
+    }
+
+    /// States of the units with names from `first` to `last`, or of all; with their machines.
+    pub async fn states(
+        &self,
+        names: Option<(&UnitName, &UnitName)>,
+    ) -> Result<Vec<(UnitName, MachineId, UnitState)>, RegistryError> {
+        let keys = match names {
+            None => Keys::prefix(self.key("state/")),
+            // '0' follows '/'.
+            Some((first, last)) => Keys::Between(
+                self.key(&format!("state/{first}/")).into(),
+                self.key(&format!("state/{last}0")).into(),
+            ),
+        };
+        let reply = self.kv.range(Range::new(keys)).await;
+        let reply = reply.map_err(RegistryError::kv("read unit states"))?;
+        let mut out: Vec<_> = reply
+            .kvs
+            .iter()
+            .filter_map(|kv| match self.read_key(&kv.key) {
+                Key::State(name, machine) => {
+                    Some((name, machine, serde_json::from_slice(&kv.value).ok()?))
+                }
+                _ => None,
+            })
+            .collect();
+        out.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
+        Ok(out)
+    }
+
+    /// Names of the units of which `machine` has a record.
+    pub async fn recorded_on(&self, machine: &MachineId) -> Result<Vec<UnitName>, RegistryError> {
+        let range = Range { keys_only: true, ..Range::new(Keys::prefix(self.key("state/"))) };
+        let reply = self.kv.range(range).await.map_err(RegistryError::kv("read own records"))?;
+        let own = reply.kvs.iter().filter_map(|kv| match self.read_key(&kv.key) {
+            Key::State(name, on) if on == *machine => Some(name),
+            _ => None,
+        });
+        Ok(own.collect())
+    }
+
+    /// The machines present, by ID.
+    pub async fn machines(&self) -> Result<Vec<(MachineId, Machine)>, RegistryError> {
+        let reply = self.kv.list(self.key("presence/")).await;
+        let reply = reply.map_err(RegistryError::kv("read machines"))?;
+        let machines = reply.kvs.iter().filter_map(|kv| match self.read_key(&kv.key) {
+            Key::Presence(id) => Some((id, serde_json::from_slice(&kv.value).ok()?)),
+            _ => None,
+        });
+        Ok(machines.collect())
+    }
+
+    /// Sets (`Some`) or hides (`None`) metadata of machines, in order.
+    pub async fn patch_metadata(
+        &self,
+        changes: &[(MachineId, String, Option<String>)],
+    ) -> Result<i64, RegistryError> {
+        let mut revision = 0;
+        // One write per key and transaction is allowed, and order matters: so one by one.
+        for (machine, key, value) in changes {
+            let key = self.key(&format!("metadata/{machine}/{key}"));
+            let reply = self.kv.put(key, value.as_deref().unwrap_or(""), None).await;
+            revision = reply.map_err(RegistryError::kv("write metadata"))?.revision;
+        }
+        Ok(revision)
+    }
+}

@@ -1,0 +1,174 @@
+//! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
+//! `ExecStart=refuse-link` cannot be linked, `TimeoutStopSec=N` takes N seconds to stop.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use etcd_kv::BoxFuture;
+use fleet_model::{UnitFile, UnitName};
+use fleetd::agent::{ActualState, ManagerError, News, ServiceManager};
+use tokio::sync::mpsc;
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pretend {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    units: BTreeMap<UnitName, Unit>,
+    log: Vec<String>,
+    listeners: Vec<mpsc::Sender<News>>,
+    own_job: Option<String>,
+}
+
+#[derive(Debug)]
+struct Unit {
+    file: UnitFile,
+    active: &'static str,
+    sub: &'static str,
+}
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, ManagerError>>;
+
+impl Pretend {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// What was asked of it.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.lock().log.clone()
+    }
+
+    pub(crate) fn is_active(&self, name: &str) -> bool {
+        self.lock().units.get(name).is_some_and(|u| u.active == "active")
+    }
+
+    pub(crate) fn set_own_job(&self, job: Option<&str>) {
+        self.lock().own_job = job.map(str::to_owned);
+    }
+
+    fn set(&self, name: &UnitName, active: &'static str, sub: &'static str) {
+        let mut inner = self.lock();
+        if let Some(unit) = inner.units.get_mut(name) {
+            (unit.active, unit.sub) = (active, sub);
+        }
+        inner.listeners.retain(|l| l.try_send(News::Unit(name.to_string())).is_ok());
+    }
+
+    fn note(&self, what: &str, name: &UnitName) {
+        self.lock().log.push(format!("{what} {name}"));
+    }
+
+    fn value(&self, name: &UnitName, key: &str) -> Option<String> {
+        let inner = self.lock();
+        let unit = inner.units.get(name)?;
+        unit.file.values("Service", key).last().map(str::to_owned)
+    }
+
+    fn finish_stop(&self, name: &UnitName) {
+        self.set(name, "inactive", "dead");
+    }
+}
+
+impl ServiceManager for Pretend {
+    fn link(&self, files: Vec<PathBuf>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            for path in files {
+                let name = UnitName::parse(path.file_name().unwrap().to_str().unwrap()).unwrap();
+                let file = UnitFile::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+                if file.values("Service", "ExecStart").any(|v| v == "refuse-link") {
+                    return Err(ManagerError::Job("refused".into()));
+                }
+                self.note("link", &name);
+                let unit = Unit { file, active: "inactive", sub: "dead" };
+                self.lock().units.insert(name, unit);
+            }
+            Ok(())
+        })
+    }
+
+    fn unlink(&self, name: UnitName) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.lock().units.remove(&name);
+            Ok(())
+        })
+    }
+
+    fn enable(&self, name: UnitName) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.note("enable", &name);
+            Ok(())
+        })
+    }
+
+    fn reload(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.lock().log.push("reload".into());
+            Ok(())
+        })
+    }
+
+    fn start(&self, name: UnitName) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.note("start", &name);
+            match self.value(&name, "ExecStart").as_deref() {
+                Some("/bin/false") => self.set(&name, "failed", "failed"),
+                _ => self.set(&name, "active", "running"),
+            }
+            Ok(())
+        })
+    }
+
+    fn stop(&self, name: UnitName) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.note("stop", &name);
+            self.finish_stop(&name);
+            Ok(())
+        })
+    }
+
+    fn stop_and_wait(&self, name: UnitName) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.note("stop", &name);
+            if let Some(seconds) = self.value(&name, "TimeoutStopSec") {
+                tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
+            }
+            self.finish_stop(&name);
+            Ok(())
+        })
+    }
+
+    fn reset_failed(&self, _: UnitName) -> Answer<'_, ()> {
+        Box::pin(async move { Ok(()) })
+    }
+
+    fn states(&self, names: Vec<UnitName>) -> Answer<'_, Vec<(UnitName, ActualState)>> {
+        Box::pin(async move {
+            let inner = self.lock();
+            let state = |name: UnitName| {
+                let unit = inner.units.get(&name);
+                let state = ActualState {
+                    load: if unit.is_some() { "loaded".into() } else { "not-found".into() },
+                    active: unit.map_or("inactive", |u| u.active).into(),
+                    sub: unit.map_or("dead", |u| u.sub).into(),
+                };
+                (name, state)
+            };
+            Ok(names.into_iter().map(state).collect())
+        })
+    }
+
+    fn news(&self) -> mpsc::Receiver<News> {
+        let (tx, rx) = mpsc::channel(256);
+        self.lock().listeners.push(tx);
+        rx
+    }
+
+    fn own_job(&self) -> Answer<'_, (Option<String>, String)> {
+        Box::pin(async move { Ok((self.lock().own_job.clone(), "running".into())) })
+    }
+}
