@@ -14,7 +14,9 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(endpoint: &str) -> Result<Self, Failure> {
-        Ok(Self { endpoint: Endpoint::parse(endpoint)? })
+        Ok(Self {
+            endpoint: Endpoint::parse(endpoint)?,
+        })
     }
 
     fn read<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, Failure> {
@@ -39,9 +41,16 @@ impl Client {
         let message = serde_json::from_slice::<wire::ErrorBody>(&answer.body)
             .map(|body| body.error.message)
             .unwrap_or_default();
-        let message =
-            if message.is_empty() { format!("fleetd answered {status}") } else { message };
-        Err(Failure::Api { what: what.to_owned(), status, message })
+        let message = if message.is_empty() {
+            format!("fleetd answered {status}")
+        } else {
+            message
+        };
+        Err(Failure::Api {
+            what: what.to_owned(),
+            status,
+            message,
+        })
     }
 
     /// Reads all pages of a list.
@@ -90,7 +99,9 @@ impl Client {
     /// A unit; `None` if there is none of that name.
     pub(crate) fn unit(&self, name: &str) -> Result<Option<wire::Unit>, Failure> {
         let what = format!("read unit {name}");
-        let answer = self.endpoint.request(&what, "GET", &unit_path(name), None)?;
+        let answer = self
+            .endpoint
+            .request(&what, "GET", &unit_path(name), None)?;
         if answer.status == 404 {
             return Ok(None);
         }
@@ -126,14 +137,18 @@ impl Client {
 
     fn put(&self, what: &str, unit: &wire::Unit) -> Result<(), Failure> {
         let body = serde_json::to_vec(unit).expect("plain strings always serialise");
-        let answer = self.endpoint.request(what, "PUT", &unit_path(&unit.name), Some(&body))?;
+        let answer = self
+            .endpoint
+            .request(what, "PUT", &unit_path(&unit.name), Some(&body))?;
         self.expect(what, &answer, &[201, 204])
     }
 
     /// Destroys a unit; false if there is none of that name.
     pub(crate) fn destroy(&self, name: &str) -> Result<bool, Failure> {
         let what = format!("destroy unit {name}");
-        let answer = self.endpoint.request(&what, "DELETE", &unit_path(name), None)?;
+        let answer = self
+            .endpoint
+            .request(&what, "DELETE", &unit_path(name), None)?;
         if answer.status == 404 {
             return Ok(false);
         }

@@ -11,7 +11,11 @@ Example:
 /// Submits, runs and looks at units on a cluster of machines.
 #[derive(Debug, Parser)]
 #[command(name = "fleetctl", version, disable_version_flag = true, after_help = EXAMPLE)]
-#[command(infer_subcommands = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    infer_subcommands = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -26,7 +30,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// Where the API is: unix:///PATH, http://HOST:PORT.
-    #[arg(long, env = "FLEETCTL_ENDPOINT", default_value = "unix:///var/run/fleet.sock")]
+    #[arg(
+        long,
+        env = "FLEETCTL_ENDPOINT",
+        default_value = "unix:///var/run/fleet.sock"
+    )]
     pub(crate) endpoint: String,
     /// User for commands on other machines.
     #[arg(long, env = "FLEETCTL_SSH_USERNAME", default_value = "core")]
@@ -39,7 +47,11 @@ pub(crate) struct Global {
         action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) strict_host_key_checking: bool,
     /// Where keys of hosts are remembered.
-    #[arg(long, env = "FLEETCTL_KNOWN_HOSTS_FILE", default_value = "~/.fleetctl/known_hosts")]
+    #[arg(
+        long,
+        env = "FLEETCTL_KNOWN_HOSTS_FILE",
+        default_value = "~/.fleetctl/known_hosts"
+    )]
     pub(crate) known_hosts_file: String,
 }
 
@@ -208,16 +220,27 @@ mod tests {
     #[test]
     fn prefixes_short_forms_and_flags_are_understood() {
         let parse = |text: &str| Cli::try_parse_from(text.split(' '));
-        assert!(matches!(parse("fleetctl sub a").unwrap().command, Command::Submit(_)));
-        for text in ["fleetctl list-units -l", "fleetctl list-units --l", "fleetctl list-units --full"] {
-            let Command::ListUnits(list) = parse(text).unwrap().command else { panic!("{text}") };
+        assert!(matches!(
+            parse("fleetctl sub a").unwrap().command,
+            Command::Submit(_)
+        ));
+        for text in [
+            "fleetctl list-units -l",
+            "fleetctl list-units --l",
+            "fleetctl list-units --full",
+        ] {
+            let Command::ListUnits(list) = parse(text).unwrap().command else {
+                panic!("{text}")
+            };
             assert!(list.full, "{text}");
         }
         assert!(parse("fleetctl s a").is_err(), "ambiguous");
         assert!(parse("fleetctl nonsense").is_err());
         let cli = parse("fleetctl --strict-host-key-checking=false ssh m -- ls -l").unwrap();
         assert!(!cli.global.strict_host_key_checking);
-        let Command::Ssh(ssh) = cli.command else { panic!("ssh") };
+        let Command::Ssh(ssh) = cli.command else {
+            panic!("ssh")
+        };
         assert_eq!(ssh.arguments.iter().filter(|a| *a != "--").count(), 3);
     }
 }

@@ -7,19 +7,34 @@ use std::io;
 pub(crate) enum Failure {
     /// The endpoint is no URL that can be used.
     #[error("bad endpoint \"{endpoint}\": {reason}")]
-    Endpoint { endpoint: String, reason: &'static str },
+    Endpoint {
+        endpoint: String,
+        reason: &'static str,
+    },
     /// Nobody answers.
     #[error("failed to connect to fleetd at {endpoint}")]
     Connect { endpoint: String, source: io::Error },
     /// The connection broke.
     #[error("failed to {what}: the connection to fleetd at {endpoint} broke")]
-    Exchange { what: String, endpoint: String, source: io::Error },
+    Exchange {
+        what: String,
+        endpoint: String,
+        source: io::Error,
+    },
     /// The answer is not HTTP, or not the API's.
     #[error("failed to {what}: {endpoint} does not answer like fleetd: {reason}")]
-    Answer { what: String, endpoint: String, reason: String },
+    Answer {
+        what: String,
+        endpoint: String,
+        reason: String,
+    },
     /// The API said no.
     #[error("failed to {what}: {message}")]
-    Api { what: String, status: u16, message: String },
+    Api {
+        what: String,
+        status: u16,
+        message: String,
+    },
     /// A file cannot be read.
     #[error("failed to read {path}")]
     Read { path: String, source: io::Error },
@@ -27,7 +42,9 @@ pub(crate) enum Failure {
     #[error("{path}: {reason}")]
     UnitFile { path: String, reason: String },
     /// No file, and no template, for a unit that the cluster does not know.
-    #[error("unable to find unit {name}: neither the cluster nor a local file has it or its template")]
+    #[error(
+        "unable to find unit {name}: neither the cluster nor a local file has it or its template"
+    )]
     NoSource { name: String },
     /// The cluster does not know a unit.
     #[error("unit {name} not found")]
@@ -53,16 +70,18 @@ impl Failure {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("members of the group fleet may use the socket; or use sudo")
             }
-            Self::Connect { .. } => {
-                Some("is fleet.socket started here (systemctl status fleet.socket fleet.service)? \
-                    --endpoint chooses another machine")
-            }
-            Self::Api { status: 503, .. } => {
-                Some("this machine has no contact with etcd (systemctl status etcd; \
-                    journalctl -u fleet)")
-            }
+            Self::Connect { .. } => Some(
+                "is fleet.socket started here (systemctl status fleet.socket fleet.service)? \
+                    --endpoint chooses another machine",
+            ),
+            Self::Api { status: 503, .. } => Some(
+                "this machine has no contact with etcd (systemctl status etcd; \
+                    journalctl -u fleet)",
+            ),
             Self::NoSource { .. } => Some("name a unit file, or submit the template first"),
-            Self::NotActive { .. } => Some("fleetctl status UNIT and fleetctl journal UNIT say more"),
+            Self::NotActive { .. } => {
+                Some("fleetctl status UNIT and fleetctl journal UNIT say more")
+            }
             Self::TimedOut { .. } => {
                 Some("the leader's log says why a unit waits (journalctl -u fleet on its machine)")
             }

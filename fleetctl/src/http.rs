@@ -32,11 +32,16 @@ pub(crate) struct Answer {
 impl Endpoint {
     /// Reads an endpoint; of several the first is used, with a warning.
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        let (first, more) = text.split_once(',').map_or((text, false), |(first, _)| (first, true));
+        let (first, more) = text
+            .split_once(',')
+            .map_or((text, false), |(first, _)| (first, true));
         if more {
             eprintln!("fleetctl: several endpoints are given, using the first: {first}");
         }
-        let bad = |reason| Failure::Endpoint { endpoint: first.to_owned(), reason };
+        let bad = |reason| Failure::Endpoint {
+            endpoint: first.to_owned(),
+            reason,
+        };
         let Some((scheme, rest)) = first.split_once("://") else {
             return Err(bad("it needs a scheme: unix://, http://"));
         };
@@ -46,16 +51,20 @@ impl Endpoint {
             "http" => {
                 let authority = rest.trim_end_matches('/');
                 let (host, port) = match authority.rsplit_once(':') {
-                    Some((host, port)) if !port.ends_with(']') => {
-                        (host, port.parse().map_err(|_| bad("the port is not a number"))?)
-                    }
+                    Some((host, port)) if !port.ends_with(']') => (
+                        host,
+                        port.parse().map_err(|_| bad("the port is not a number"))?,
+                    ),
                     _ => (authority, 80),
                 };
                 let host = host.trim_start_matches('[').trim_end_matches(']');
                 if host.is_empty() || host.contains('/') {
                     return Err(bad("no host"));
                 }
-                Ok(Self::Tcp { host: host.to_owned(), port })
+                Ok(Self::Tcp {
+                    host: host.to_owned(),
+                    port,
+                })
             }
             "https" => Err(bad("TLS is not supported yet")),
             _ => Err(bad("unknown scheme, use unix:// or http://")),
@@ -70,7 +79,10 @@ impl Endpoint {
         path: &str,
         body: Option<&[u8]>,
     ) -> Result<Answer, Failure> {
-        let connect = |source| Failure::Connect { endpoint: self.to_string(), source };
+        let connect = |source| Failure::Connect {
+            endpoint: self.to_string(),
+            source,
+        };
         match self {
             Self::Unix(socket) => {
                 let stream = UnixStream::connect(socket).map_err(connect)?;
@@ -108,15 +120,20 @@ impl Endpoint {
         )
         .into_bytes();
         if let Some(body) = body {
-            let head =
-                format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+            let head = format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            );
             request.extend_from_slice(head.as_bytes());
         }
         request.extend_from_slice(b"\r\n");
         request.extend_from_slice(body.unwrap_or_default());
         stream.write_all(&request).map_err(broken)?;
         let mut raw = Vec::new();
-        stream.take(MAX_ANSWER).read_to_end(&mut raw).map_err(broken)?;
+        stream
+            .take(MAX_ANSWER)
+            .read_to_end(&mut raw)
+            .map_err(broken)?;
         parse(&raw).ok_or_else(|| Failure::Answer {
             what: what.to_owned(),
             endpoint: self.to_string(),
@@ -129,8 +146,16 @@ fn parse(raw: &[u8]) -> Option<Answer> {
     let end = raw.windows(4).position(|w| w == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&raw[..end]).ok()?;
     let line = head.lines().next()?;
-    let status = line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, body: raw[end + 4..].to_vec() })
+    let status = line
+        .strip_prefix("HTTP/1.")?
+        .split(' ')
+        .nth(1)?
+        .parse()
+        .ok()?;
+    Some(Answer {
+        status,
+        body: raw[end + 4..].to_vec(),
+    })
 }
 
 impl std::fmt::Display for Endpoint {

@@ -17,7 +17,11 @@ type Column<'a, T> = (&'static str, Box<dyn Fn(&T) -> String + 'a>);
 
 /// Machines by ID.
 pub(crate) fn machines_by_id(client: &Client) -> Result<Machines, Failure> {
-    Ok(client.machines()?.into_iter().map(|m| (m.id.clone(), m)).collect())
+    Ok(client
+        .machines()?
+        .into_iter()
+        .map(|m| (m.id.clone(), m))
+        .collect())
 }
 
 /// A machine as people read it: beginning of the ID and address, or `-`.
@@ -26,7 +30,11 @@ pub(crate) fn legend(id: &str, machines: &Machines, full: bool) -> String {
         return "-".to_owned();
     }
     let short = short_id(id, full);
-    match machines.get(id).map(|m| m.primary_ip.as_str()).filter(|ip| !ip.is_empty()) {
+    match machines
+        .get(id)
+        .map(|m| m.primary_ip.as_str())
+        .filter(|ip| !ip.is_empty())
+    {
         Some(ip) => format!("{short}/{ip}"),
         None => short,
     }
@@ -40,31 +48,50 @@ fn short_id(id: &str, full: bool) -> String {
 }
 
 fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text.to_owned()
+    }
 }
 
 fn short_hash(hash: &str, full: bool) -> String {
-    or_dash(if full { hash } else { hash.get(..7).unwrap_or(hash) })
+    or_dash(if full {
+        hash
+    } else {
+        hash.get(..7).unwrap_or(hash)
+    })
 }
 
 /// Prints the columns asked for.
-fn print<T>(args: &List, default: &str, columns: &[Column<'_, T>], rows: &[T]) -> Result<(), Failure> {
+fn print<T>(
+    args: &List,
+    default: &str,
+    columns: &[Column<'_, T>],
+    rows: &[T],
+) -> Result<(), Failure> {
     let fields = args.fields.as_deref().unwrap_or(default);
     if fields.is_empty() {
         return Err(Failure::Refused("must define output format".into()));
     }
     let mut chosen = Vec::new();
     for field in fields.split(',') {
-        let column = columns.iter().find(|(name, _)| *name == field).ok_or_else(|| {
-            Failure::Refused(format!("Invalid key in output format: \"{field}\""))
-        })?;
+        let column = columns
+            .iter()
+            .find(|(name, _)| *name == field)
+            .ok_or_else(|| {
+                Failure::Refused(format!("Invalid key in output format: \"{field}\""))
+            })?;
         chosen.push(column);
     }
     let mut table = Vec::new();
     if !args.no_legend {
         table.push(chosen.iter().map(|(name, _)| name.to_uppercase()).collect());
     }
-    table.extend(rows.iter().map(|row| chosen.iter().map(|(_, cell)| cell(row)).collect()));
+    table.extend(
+        rows.iter()
+            .map(|row| chosen.iter().map(|(_, cell)| cell(row)).collect()),
+    );
     print!("{}", layout(&table));
     Ok(())
 }
@@ -86,7 +113,10 @@ pub(crate) fn units(client: &Client, args: &List) -> Result<(), Failure> {
         ("load", Box::new(|s| or_dash(&s.systemd_load_state))),
         ("active", Box::new(|s| or_dash(&s.systemd_active_state))),
         ("sub", Box::new(|s| or_dash(&s.systemd_sub_state))),
-        ("machine", Box::new(|s| legend(&s.machine_id, &machines, full))),
+        (
+            "machine",
+            Box::new(|s| legend(&s.machine_id, &machines, full)),
+        ),
         ("hash", Box::new(|s| short_hash(&s.hash, full))),
     ];
     print(args, "unit,machine,active,sub", &columns, &states)
@@ -112,8 +142,10 @@ pub(crate) fn unit_files(client: &Client, args: &List) -> Result<(), Failure> {
         let unit = |d: &Described| {
             let mut out = json!({"unit": d.unit.name, "hash": d.file.hash(),
                 "desired_state": d.unit.desired_state, "global": d.global});
-            let optional =
-                [("state", &d.unit.current_state), ("machine", &d.unit.machine_id)];
+            let optional = [
+                ("state", &d.unit.current_state),
+                ("machine", &d.unit.machine_id),
+            ];
             for (key, value) in optional.into_iter().filter(|(_, v)| !v.is_empty()) {
                 out[key] = Value::from(value.as_str());
             }
@@ -131,7 +163,16 @@ pub(crate) fn unit_files(client: &Client, args: &List) -> Result<(), Failure> {
         ("unit", Box::new(|d| d.unit.name.clone())),
         ("hash", Box::new(|d| short_hash(&d.file.hash(), full))),
         ("dstate", Box::new(|d| or_dash(&d.unit.desired_state))),
-        ("state", Box::new(|d| if d.global { "-".into() } else { or_dash(&d.unit.current_state) })),
+        (
+            "state",
+            Box::new(|d| {
+                if d.global {
+                    "-".into()
+                } else {
+                    or_dash(&d.unit.current_state)
+                }
+            }),
+        ),
         ("target", Box::new(target)),
         ("tmachine", Box::new(target)),
         ("global", Box::new(|d| d.global.to_string())),

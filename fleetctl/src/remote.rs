@@ -27,7 +27,12 @@ pub(crate) fn status(client: &Client, global: &Global, args: &Status) -> Result<
                 println!();
             }
             let place = place(client, &machine)?;
-            let code = run(global, &place, args.ssh_port, &["systemctl", "status", "-l", &name])?;
+            let code = run(
+                global,
+                &place,
+                args.ssh_port,
+                &["systemctl", "status", "-l", &name],
+            )?;
             if code != 0 {
                 worst = code;
             }
@@ -45,14 +50,24 @@ pub(crate) fn journal(
     let name = mangle(&args.unit);
     let machines = machines_of(client, &name)?;
     let [machine] = &machines[..] else {
-        return Err(Failure::Refused(format!("unit {name} is global: it has a journal per machine")));
+        return Err(Failure::Refused(format!(
+            "unit {name} is global: it has a journal per machine"
+        )));
     };
     let lines = args.lines.to_string();
     let mut command = Vec::new();
     if args.sudo {
         command.push("sudo");
     }
-    command.extend(["journalctl", "--unit", &name, "--no-pager", "-n", &lines, "--output"]);
+    command.extend([
+        "journalctl",
+        "--unit",
+        &name,
+        "--no-pager",
+        "-n",
+        &lines,
+        "--output",
+    ]);
     command.push(&args.output);
     if args.follow {
         command.push("-f");
@@ -65,9 +80,13 @@ pub(crate) fn ssh(client: &Client, global: &Global, args: &Ssh) -> Result<ExitCo
     let mut command: Vec<&str> = args.arguments.iter().map(String::as_str).collect();
     let machine = match (&args.machine, &args.unit) {
         (Some(_), Some(_)) => {
-            return Err(Failure::Refused("--machine and --unit cannot be used together".into()));
+            return Err(Failure::Refused(
+                "--machine and --unit cannot be used together".into(),
+            ));
         }
-        (Some(machine), None) => find_machine(client, machine)?.ok_or_else(|| no_machine(machine))?,
+        (Some(machine), None) => {
+            find_machine(client, machine)?.ok_or_else(|| no_machine(machine))?
+        }
         (None, Some(unit)) => machine_of_unit(client, unit)?,
         (None, None) => {
             if command.is_empty() {
@@ -106,9 +125,16 @@ fn no_machine(text: &str) -> Failure {
 fn machines_of(client: &Client, name: &str) -> Result<Vec<String>, Failure> {
     let unit = get(client, name)?;
     let machines: Vec<String> = if is_global(&unit) {
-        client.states(Some(name))?.into_iter().map(|s| s.machine_id).collect()
+        client
+            .states(Some(name))?
+            .into_iter()
+            .map(|s| s.machine_id)
+            .collect()
     } else {
-        Some(unit.machine_id.clone()).filter(|m| !m.is_empty()).into_iter().collect()
+        Some(unit.machine_id.clone())
+            .filter(|m| !m.is_empty())
+            .into_iter()
+            .collect()
     };
     if machines.is_empty() {
         return Err(Failure::Refused(format!("unit {name} is on no machine")));
@@ -123,26 +149,38 @@ fn machine_of_unit(client: &Client, unit: &str) -> Result<String, Failure> {
 
 /// The machine whose ID begins like this.
 fn find_machine(client: &Client, prefix: &str) -> Result<Option<String>, Failure> {
-    let mut ids = client.machines()?.into_iter().map(|m| m.id).filter(|id| id.starts_with(prefix));
+    let mut ids = client
+        .machines()?
+        .into_iter()
+        .map(|m| m.id)
+        .filter(|id| id.starts_with(prefix));
     match (ids.next(), ids.next()) {
-        (Some(_), Some(_)) => {
-            Err(Failure::Refused(format!("several machines begin with \"{prefix}\"")))
-        }
+        (Some(_), Some(_)) => Err(Failure::Refused(format!(
+            "several machines begin with \"{prefix}\""
+        ))),
         (one, _) => Ok(one),
     }
 }
 
 fn place(client: &Client, machine: &str) -> Result<Place, Failure> {
     let here = std::fs::read_to_string("/etc/machine-id").is_ok_and(|id| id.trim() == machine);
-    if here { Ok(Place::Here) } else { address(client, machine).map(Place::At) }
+    if here {
+        Ok(Place::Here)
+    } else {
+        address(client, machine).map(Place::At)
+    }
 }
 
 fn address(client: &Client, machine: &str) -> Result<String, Failure> {
     let machines = machines_by_id(client)?;
     match machines.get(machine).map(|m| m.primary_ip.as_str()) {
-        Some("") => Err(Failure::Refused(format!("machine {machine} has published no address"))),
+        Some("") => Err(Failure::Refused(format!(
+            "machine {machine} has published no address"
+        ))),
         Some(ip) => Ok(ip.to_owned()),
-        None => Err(Failure::Refused(format!("machine {machine} is not present"))),
+        None => Err(Failure::Refused(format!(
+            "machine {machine} is not present"
+        ))),
     }
 }
 
@@ -164,7 +202,11 @@ fn run(global: &Global, place: &Place, port: u16, command: &[&str]) -> Result<u8
 
 fn ssh_command(global: &Global, address: &str, port: u16) -> Command {
     let mut ssh = Command::new("ssh");
-    let strict = if global.strict_host_key_checking { "ask" } else { "no" };
+    let strict = if global.strict_host_key_checking {
+        "ask"
+    } else {
+        "no"
+    };
     let hosts = match global.known_hosts_file.strip_prefix("~/") {
         Some(rest) => {
             let home = std::env::var("HOME").unwrap_or_default();
@@ -177,7 +219,10 @@ fn ssh_command(global: &Global, address: &str, port: u16) -> Command {
         let _ = std::fs::create_dir_all(dir);
     }
     ssh.args(["-l", &global.ssh_username, "-p", &port.to_string()])
-        .arg(format!("-oConnectTimeout={}", global.ssh_timeout.ceil().max(1.0)))
+        .arg(format!(
+            "-oConnectTimeout={}",
+            global.ssh_timeout.ceil().max(1.0)
+        ))
         .arg(format!("-oStrictHostKeyChecking={strict}"))
         .arg(format!("-oUserKnownHostsFile={hosts}"))
         .arg(format!("-oHostKeyAlias={address}"))
@@ -197,8 +242,13 @@ fn wait(mut command: Command, program: &str) -> Result<u8, Failure> {
     let status = command
         .stdin(Stdio::inherit())
         .status()
-        .map_err(|source| Failure::Spawn { program: program.to_owned(), source })?;
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+        .map_err(|source| Failure::Spawn {
+            program: program.to_owned(),
+            source,
+        })?;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     Ok(u8::try_from(code).unwrap_or(1))
 }
 

@@ -4,7 +4,11 @@
 pub(crate) fn layout(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        let widest = rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
+        let widest = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|c| c.chars().count())
+            .max();
         // At least one blank column between cells, then up to the next stop.
         (widest.unwrap_or(0) + 1).div_ceil(8) * 8
     };

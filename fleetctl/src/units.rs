@@ -32,7 +32,11 @@ pub(crate) fn load(client: &Client, args: &Change) -> Result<(), Failure> {
 
 /// `start`.
 pub(crate) fn start(client: &Client, args: &Change) -> Result<(), Failure> {
-    let allowed = [TargetState::Inactive, TargetState::Loaded, TargetState::Launched];
+    let allowed = [
+        TargetState::Inactive,
+        TargetState::Loaded,
+        TargetState::Launched,
+    ];
     bring_up(client, args, TargetState::Launched, &allowed)
 }
 
@@ -129,7 +133,9 @@ fn bring_down(
             }
             println!("Triggered global unit {name} {verb}");
         } else if target == TargetState::Loaded && unit.desired_state == "inactive" {
-            return Err(Failure::Refused(format!("unable to stop unit {name} in state inactive")));
+            return Err(Failure::Refused(format!(
+                "unable to stop unit {name} in state inactive"
+            )));
         } else if unit.desired_state == target.as_str() {
             eprintln!("Unit {name} already {target}, skipping");
         } else {
@@ -138,7 +144,9 @@ fn bring_down(
         }
     }
     if args.no_block {
-        wait_for.iter().for_each(|name| println!("Triggered unit {name} {verb}"));
+        wait_for
+            .iter()
+            .for_each(|name| println!("Triggered unit {name} {verb}"));
     } else {
         let patience = Patience::from_attempts(args.block_attempts);
         Waiter::new(client, patience).for_state(&wait_for, target)?;
@@ -160,11 +168,14 @@ pub(crate) fn restart(client: &Client, args: &Change) -> Result<(), Failure> {
         let name = &unit.name;
         match (is_global(unit), unit.desired_state.as_str()) {
             (true, _) => {
-                let text = format!("global unit {name} cannot be restarted as a whole; stop and start it");
+                let text =
+                    format!("global unit {name} cannot be restarted as a whole; stop and start it");
                 return Err(Failure::Refused(text));
             }
             (_, "inactive") => {
-                return Err(Failure::Refused(format!("unable to restart unit {name} in state inactive")));
+                return Err(Failure::Refused(format!(
+                    "unable to restart unit {name} in state inactive"
+                )));
             }
             (_, "launched") => running.push(name.clone()),
             _ => {}
@@ -220,7 +231,9 @@ fn nothing_given(units: &[String]) -> bool {
 
 /// A unit that must be there.
 pub(crate) fn get(client: &Client, name: &str) -> Result<wire::Unit, Failure> {
-    client.unit(name)?.ok_or_else(|| Failure::NotFound { name: name.to_owned() })
+    client.unit(name)?.ok_or_else(|| Failure::NotFound {
+        name: name.to_owned(),
+    })
 }
 
 /// Those of the units that are there.
@@ -268,7 +281,9 @@ fn upload(
         client.create(&name, &file, TargetState::Inactive)?;
         return Ok((name, false));
     };
-    let Some(file) = local else { return Ok((name, false)) };
+    let Some(file) = local else {
+        return Ok((name, false));
+    };
     if file_of(&there)?.hash() == file.hash() {
         if replace {
             eprintln!("Found same Unit({name}) in Registry, nothing to do");
@@ -311,20 +326,30 @@ fn beside(argument: &str, name: &str) -> String {
 }
 
 fn read_file(path: &str) -> Result<UnitFile, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Failure::Read { path: path.to_owned(), source })?;
-    UnitFile::parse(&text)
-        .map_err(|error| Failure::UnitFile { path: path.to_owned(), reason: error.to_string() })
+    let text = std::fs::read_to_string(path).map_err(|source| Failure::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    UnitFile::parse(&text).map_err(|error| Failure::UnitFile {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// The text of an instance: the cluster's template, or else a local one.
 fn from_template(client: &Client, argument: &str, name: &str) -> Result<UnitFile, Failure> {
-    let missing = || Failure::NoSource { name: name.to_owned() };
+    let missing = || Failure::NoSource {
+        name: name.to_owned(),
+    };
     let parsed = UnitName::parse(name)
         .map_err(|error| Failure::Refused(format!("bad unit name \"{name}\": {error}")))?;
     let template = parsed.template().ok_or_else(missing)?;
     let path = beside(argument, template.as_str());
-    let local = if Path::new(&path).is_file() { Some(read_file(&path)?) } else { None };
+    let local = if Path::new(&path).is_file() {
+        Some(read_file(&path)?)
+    } else {
+        None
+    };
     match (client.unit(template.as_str())?, local) {
         (Some(unit), local) => {
             let file = file_of(&unit)?;
@@ -346,6 +371,8 @@ fn check(argument: &str, file: &UnitFile) -> Result<(), Failure> {
     for option in unknown_options(file) {
         eprintln!("WARNING: {argument}: unknown option {option} in section X-Fleet is ignored");
     }
-    validate_options(file)
-        .map_err(|error| Failure::UnitFile { path: argument.to_owned(), reason: error.to_string() })
+    validate_options(file).map_err(|error| Failure::UnitFile {
+        path: argument.to_owned(),
+        reason: error.to_string(),
+    })
 }

@@ -54,7 +54,11 @@ impl<'a> Waiter<'a> {
             if let Some(result) = look(started.elapsed())? {
                 return Ok(result);
             }
-            if self.patience.0.is_some_and(|limit| started.elapsed() >= limit) {
+            if self
+                .patience
+                .0
+                .is_some_and(|limit| started.elapsed() >= limit)
+            {
                 let (name, state) = (name.to_owned(), state.to_owned());
                 return Err(Failure::TimedOut { name, state });
             }
@@ -64,11 +68,7 @@ impl<'a> Waiter<'a> {
     }
 
     /// Until each unit has come to a state; says where.
-    pub(crate) fn for_state(
-        &self,
-        names: &[String],
-        target: TargetState,
-    ) -> Result<(), Failure> {
+    pub(crate) fn for_state(&self, names: &[String], target: TargetState) -> Result<(), Failure> {
         for name in names {
             let mut explained = false;
             let unit = self.poll(name, target.as_str(), |elapsed| {
@@ -95,7 +95,10 @@ impl<'a> Waiter<'a> {
                 println!("Unit {name} {target}");
             } else {
                 let machines = machines_by_id(self.client)?;
-                println!("Unit {name} {target} on {}", legend(&unit.machine_id, &machines, false));
+                println!(
+                    "Unit {name} {target} on {}",
+                    legend(&unit.machine_id, &machines, false)
+                );
             }
         }
         Ok(())
@@ -107,13 +110,21 @@ impl<'a> Waiter<'a> {
             let mut rests_since: Option<Duration> = None;
             self.poll(name, "active", |elapsed| {
                 let states = self.client.states(Some(name))?;
-                let Some(state) = states.first() else { return Ok(None) };
+                let Some(state) = states.first() else {
+                    return Ok(None);
+                };
                 let text = format!(
                     "{} ({}), load state {}",
                     state.systemd_active_state, state.systemd_sub_state, state.systemd_load_state
                 );
-                let failed = || Failure::NotActive { name: name.clone(), state: text.clone() };
-                match (state.systemd_load_state.as_str(), state.systemd_active_state.as_str()) {
+                let failed = || Failure::NotActive {
+                    name: name.clone(),
+                    state: text.clone(),
+                };
+                match (
+                    state.systemd_load_state.as_str(),
+                    state.systemd_active_state.as_str(),
+                ) {
                     ("loaded", "active" | "reloading") => Ok(Some(())),
                     (_, "failed") | ("error" | "bad-setting" | "masked", _) => Err(failed()),
                     ("loaded", "inactive") => {
@@ -138,9 +149,9 @@ impl<'a> Waiter<'a> {
                 let unit = self.client.unit(name)?;
                 let unit = unit.ok_or_else(|| Failure::NotFound { name: name.clone() })?;
                 let states = self.client.states(Some(name))?;
-                let down = states.iter().all(|s| {
-                    ["inactive", "failed"].contains(&s.systemd_active_state.as_str())
-                });
+                let down = states
+                    .iter()
+                    .all(|s| ["inactive", "failed"].contains(&s.systemd_active_state.as_str()));
                 let loaded = unit.current_state == TargetState::Loaded.as_str();
                 Ok((loaded && down).then_some(()))
             })?;

@@ -96,7 +96,10 @@ impl Settings {
             Ok(text) => text,
             Err(e) if file.is_none() && e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => {
-                return Err(ConfigError::Read { path: path.display().to_string(), source });
+                return Err(ConfigError::Read {
+                    path: path.display().to_string(),
+                    source,
+                });
             }
         };
         Self::from_text(&path.display().to_string(), &text, environment)
@@ -115,10 +118,16 @@ impl Settings {
                 continue;
             }
             let Some((key, value)) = line.split_once('=') else {
-                return Err(ConfigError::Syntax { path: path.to_owned(), line: i + 1 });
+                return Err(ConfigError::Syntax {
+                    path: path.to_owned(),
+                    line: i + 1,
+                });
             };
             let value = unquote(value.trim());
-            values.insert(key.trim().to_owned(), (value.to_owned(), format!("{path}:{}", i + 1)));
+            values.insert(
+                key.trim().to_owned(),
+                (value.to_owned(), format!("{path}:{}", i + 1)),
+            );
         }
         for (name, value) in environment {
             if let Some(key) = name.strip_prefix("FLEET_") {
@@ -198,7 +207,10 @@ impl Default for Settings {
         let server = |text| Endpoint::parse(text).expect("a literal that parses");
         Self {
             verbosity: 0,
-            etcd_servers: vec![server("http://127.0.0.1:2379"), server("http://127.0.0.1:4001")],
+            etcd_servers: vec![
+                server("http://127.0.0.1:2379"),
+                server("http://127.0.0.1:4001"),
+            ],
             etcd_credentials: None,
             etcd_key_prefix: "/_coreos.com/fleet/".into(),
             etcd_request_timeout: Duration::from_secs(1),
@@ -223,18 +235,31 @@ fn unquote(value: &str) -> &str {
 /// A comma list; brackets, quotes and blanks around the whole and its items are stripped.
 fn list(value: &str) -> Vec<String> {
     let value = value.trim().trim_start_matches('[').trim_end_matches(']');
-    let items = value.split(',').map(|item| item.trim().trim_matches(['"', '\'']).trim());
-    items.filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    let items = value
+        .split(',')
+        .map(|item| item.trim().trim_matches(['"', '\'']).trim());
+    items
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A prefix that begins and ends with a slash.
 fn prefix(value: &str) -> String {
     let inner = value.trim_matches('/');
-    if inner.is_empty() { "/".into() } else { format!("/{inner}/") }
+    if inner.is_empty() {
+        "/".into()
+    } else {
+        format!("/{inner}/")
+    }
 }
 
 fn seconds(value: &str) -> Option<Duration> {
-    value.parse().ok().filter(|s: &f64| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok())
+    value
+        .parse()
+        .ok()
+        .filter(|s: &f64| *s > 0.0)
+        .and_then(|s| Duration::try_from_secs_f64(s).ok())
 }
 
 /// Go's notation: `30s`, `1m30s`, `500ms`.
@@ -248,7 +273,9 @@ fn duration(value: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         total += number
             * match &rest[..unit] {
                 "ms" => 0.001,
@@ -287,7 +314,10 @@ mod tests {
         assert_eq!(s.metadata["role"], "core");
         assert_eq!(s.etcd_servers.len(), 2);
         assert_eq!(s.agent_ttl, Duration::from_secs(30));
-        assert_eq!((s.public_ip.as_str(), s.etcd_key_prefix.as_str()), ("10.0.2.99", "/x/y/"));
+        assert_eq!(
+            (s.public_ip.as_str(), s.etcd_key_prefix.as_str()),
+            ("10.0.2.99", "/x/y/")
+        );
         assert_eq!(
             warnings,
             [

@@ -145,8 +145,12 @@ pub async fn run(
         },
         stopped,
     ));
-    let api =
-        Api { registry: registry.clone(), mirror, standing: standing.clone(), page_limit: settings.token_limit };
+    let api = Api {
+        registry: registry.clone(),
+        mirror,
+        standing: standing.clone(),
+        page_limit: settings.token_limit,
+    };
     serve(&io.sockets, Arc::new(api))?;
     announce(&[State::Ready, State::Status("running")]);
 
@@ -161,13 +165,22 @@ pub async fn run(
                 false
             }
         };
-        tracing::info!(unload, "ending; units {}", if unload { "are unloaded" } else { "keep running" });
+        tracing::info!(
+            unload,
+            "ending; units {}",
+            if unload {
+                "are unloaded"
+            } else {
+                "keep running"
+            }
+        );
     }
     // An agent that has ended by itself needs no telling.
     let _ = stop.send(unload);
     let _ = agent.await;
     if unload {
-        leave(&registry, &standing.borrow().clone(), &lease_file).await;
+        let standing = standing.borrow().clone();
+        leave(&registry, &standing, &lease_file).await;
     }
     Ok(end)
 }
@@ -177,15 +190,15 @@ fn lease_file(settings: &Settings) -> PathBuf {
 }
 
 /// Serves the API on all sockets, which stay ours for the next round.
-fn serve(
-    sockets: &[(String, std::os::fd::OwnedFd)],
-    api: Arc<Api>,
-) -> Result<(), DaemonError> {
+fn serve(sockets: &[(String, std::os::fd::OwnedFd)], api: Arc<Api>) -> Result<(), DaemonError> {
     if sockets.is_empty() {
         tracing::info!("no sockets were passed: the API is not served");
     }
     for (name, fd) in sockets {
-        let failed = |source| DaemonError::Socket { name: name.clone(), source };
+        let failed = |source| DaemonError::Socket {
+            name: name.clone(),
+            source,
+        };
         let fd = fd.try_clone().map_err(failed)?;
         let listener = Listener::from_fd(fd, name).map_err(failed)?;
         tokio::spawn(listener.serve(api.clone()));
@@ -207,7 +220,10 @@ async fn leave(registry: &Registry, standing: &crate::presence::Standing, lease_
 
 fn announce(states: &[State<'_>]) {
     if let Err(error) = notify(states) {
-        tracing::warn!("failed to notify the service manager: {}", telemetry::chain(&error));
+        tracing::warn!(
+            "failed to notify the service manager: {}",
+            telemetry::chain(&error)
+        );
     }
 }
 

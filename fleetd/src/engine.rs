@@ -77,7 +77,12 @@ impl Engine {
 
     /// Waits for a lease.
     async fn registered(&mut self) -> Lease {
-        match self.standing.wait_for(|s| s.lease.is_some()).await.map(|s| s.lease) {
+        match self
+            .standing
+            .wait_for(|s| s.lease.is_some())
+            .await
+            .map(|s| s.lease)
+        {
             Ok(Some(lease)) => lease,
             // The presence task is gone with its runtime.
             _ => std::future::pending().await,
@@ -92,8 +97,10 @@ impl Engine {
             sleep(Duration::from_secs(60)).await;
             return Ok(None);
         }
-        let failed =
-            |source| RegistryError::Kv { what: "campaign for the engine's lead", source };
+        let failed = |source| RegistryError::Kv {
+            what: "campaign for the engine's lead",
+            source,
+        };
         let key = self.registry.leader_key();
         let value = serde_json::json!({"machine": self.me.as_str(), "version": ENGINE_VERSION});
         let txn = Txn::new()
@@ -193,19 +200,32 @@ impl Engine {
             txn.then.push(op);
         }
         let reply = self.registry.kv().txn(txn).await;
-        let failed = |source| RegistryError::Kv { what: "write the schedule", source };
+        let failed = |source| RegistryError::Kv {
+            what: "write the schedule",
+            source,
+        };
         Ok(reply.map_err(failed)?.succeeded)
     }
 
     async fn still_leading(&self, term: i64) -> Result<bool, RegistryError> {
-        let reply = self.registry.kv().txn(Txn::new().when(self.guard(term))).await;
-        let failed = |source| RegistryError::Kv { what: "check the engine's lead", source };
+        let reply = self
+            .registry
+            .kv()
+            .txn(Txn::new().when(self.guard(term)))
+            .await;
+        let failed = |source| RegistryError::Kv {
+            what: "check the engine's lead",
+            source,
+        };
         Ok(reply.map_err(failed)?.succeeded)
     }
 
     fn guard(&self, term: i64) -> Compare {
         let condition = etcd_kv::Condition::Created(term);
-        Compare { key: self.registry.leader_key().into(), condition }
+        Compare {
+            key: self.registry.leader_key().into(),
+            condition,
+        }
     }
 }
 
@@ -278,7 +298,9 @@ impl Cluster {
     }
 
     fn set_metadata(&mut self, id: &MachineId) {
-        let Some(own) = self.machines.get(id) else { return };
+        let Some(own) = self.machines.get(id) else {
+            return;
+        };
         let none = Metadata::new();
         let overlay = self.desired.overlays.get(id).unwrap_or(&none);
         self.scheduler.set_machine(id, merge_metadata(own, overlay));

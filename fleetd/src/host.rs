@@ -27,8 +27,10 @@ pub enum MachineIdError {
 /// Reads machine-id(5).
 pub(crate) fn machine_id(path: &Path) -> Result<MachineId, MachineIdError> {
     let name = || path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| MachineIdError::Read { path: name(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| MachineIdError::Read {
+        path: name(),
+        source,
+    })?;
     let text = text.trim();
     MachineId::parse(text)
         .filter(|_| text != "uninitialized")

@@ -88,7 +88,10 @@ fn arguments(mut args: impl Iterator<Item = String>) -> Result<Request, String> 
                     file = Some(PathBuf::from(path));
                 }
                 "--version" | "-version" | "version" => {
-                    return Ok(Request::Print(format!("fleetd version {}\n", fleetd::VERSION)));
+                    return Ok(Request::Print(format!(
+                        "fleetd version {}\n",
+                        fleetd::VERSION
+                    )));
                 }
                 "--help" | "-h" | "help" => return Ok(Request::Print(HELP.to_owned())),
                 other => return Err(format!("unknown argument \"{other}\"")),
@@ -107,7 +110,11 @@ fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
     };
     let load = || Settings::load(file.as_deref(), std::env::vars());
     let (mut settings, mut warnings) = load()?;
-    telemetry::init("fleetd", telemetry::Sink::detect(), settings.verbosity.clamp(0, 2));
+    telemetry::init(
+        "fleetd",
+        telemetry::Sink::detect(),
+        settings.verbosity.clamp(0, 2),
+    );
     loop {
         for warning in warnings.drain(..) {
             tracing::warn!("{warning}");

@@ -53,7 +53,15 @@ impl Presence {
         lease_file: PathBuf,
     ) -> watch::Receiver<Standing> {
         let (standing, receiver) = watch::channel(Standing::default());
-        let presence = Self { registry, id, machine, detect_address, ttl, lease_file, standing };
+        let presence = Self {
+            registry,
+            id,
+            machine,
+            detect_address,
+            ttl,
+            lease_file,
+            standing,
+        };
         tokio::spawn(presence.run());
         receiver
     }
@@ -107,7 +115,10 @@ impl Presence {
             return Err(error);
         }
         self.write_lease(lease);
-        self.standing.send_replace(Standing { lease: Some(lease), healthy: true });
+        self.standing.send_replace(Standing {
+            lease: Some(lease),
+            healthy: true,
+        });
         Ok(lease)
     }
 
@@ -124,15 +135,23 @@ impl Presence {
             .then(put.clone())
             .otherwise(Op::get(key.as_str()));
         let reply = self.registry.kv().txn(create).await?;
-        let Some(there) = reply.kvs(0).first().filter(|_| !reply.succeeded) else { return Ok(()) };
+        let Some(there) = reply.kvs(0).first().filter(|_| !reply.succeeded) else {
+            return Ok(());
+        };
         if there.lease != Some(lease) {
-            return Err(RegisterError::Taken { machine: self.id.clone() });
+            return Err(RegisterError::Taken {
+                machine: self.id.clone(),
+            });
         }
-        let Op::Put { value, .. } = &put else { return Ok(()) };
+        let Op::Put { value, .. } = &put else {
+            return Ok(());
+        };
         if there.value == *value {
             return Ok(());
         }
-        let update = Txn::new().when(Compare::unchanged(key, there.mod_revision)).then(put);
+        let update = Txn::new()
+            .when(Compare::unchanged(key, there.mod_revision))
+            .then(put);
         self.registry.kv().txn(update).await?;
         Ok(())
     }
@@ -157,14 +176,21 @@ impl Presence {
                     false
                 }
             };
-            let news = Standing { lease: Some(lease), healthy };
-            self.standing.send_if_modified(|old| std::mem::replace(old, news.clone()) != news);
+            let news = Standing {
+                lease: Some(lease),
+                healthy,
+            };
+            self.standing
+                .send_if_modified(|old| std::mem::replace(old, news.clone()) != news);
             if self.detect_address && Instant::now() >= address_due {
                 address_due = Instant::now() + ADDRESS_INTERVAL;
                 if self.look_up_address()
                     && let Err(error) = self.write_record(lease).await
                 {
-                    tracing::warn!("failed to publish the new address: {}", telemetry::chain(&error));
+                    tracing::warn!(
+                        "failed to publish the new address: {}",
+                        telemetry::chain(&error)
+                    );
                 }
             }
         }
@@ -172,7 +198,9 @@ impl Presence {
 
     /// Whether the address has changed.
     fn look_up_address(&mut self) -> bool {
-        let address = crate::host::default_address().map(|a| a.to_string()).unwrap_or_default();
+        let address = crate::host::default_address()
+            .map(|a| a.to_string())
+            .unwrap_or_default();
         let changed = address != self.machine.public_ip && !address.is_empty();
         if changed {
             self.machine.public_ip = address;
@@ -209,6 +237,8 @@ enum RegisterError {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Kv(#[from] KvError),
-    #[error("a machine with the ID {machine} is registered already; if none is, this ends within the time to live")]
+    #[error(
+        "a machine with the ID {machine} is registered already; if none is, this ends within the time to live"
+    )]
     Taken { machine: MachineId },
 }

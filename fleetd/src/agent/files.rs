@@ -27,7 +27,10 @@ pub struct Files {
 impl Files {
     /// Makes the directories where they are missing.
     pub fn open(units: &Path, run: &Path) -> Result<Self, FileError> {
-        let files = Self { units: units.to_owned(), marks: run.join("launched") };
+        let files = Self {
+            units: units.to_owned(),
+            marks: run.join("launched"),
+        };
         for dir in [&files.units, &files.marks] {
             std::fs::create_dir_all(dir).map_err(failed("create", dir))?;
         }
@@ -54,7 +57,13 @@ impl Files {
             let hash = UnitFile::parse(&text).map_or_else(|_| String::new(), |file| file.hash());
             let mark = std::fs::read_to_string(self.marks.join(name.as_str()));
             let launched = mark.is_ok_and(|marked| marked == hash);
-            found.insert(name, LocalUnit { hash: hash.into(), launched });
+            found.insert(
+                name,
+                LocalUnit {
+                    hash: hash.into(),
+                    launched,
+                },
+            );
         }
         Ok(found)
     }
@@ -111,7 +120,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = || Files::open(&dir.path().join("units"), dir.path()).unwrap();
         let file = UnitFile::parse("[Service]\nExecStart=/bin/true\n").unwrap();
-        let (a, b) = (UnitName::parse("a.service").unwrap(), UnitName::parse("b@1.timer").unwrap());
+        let (a, b) = (
+            UnitName::parse("a.service").unwrap(),
+            UnitName::parse("b@1.timer").unwrap(),
+        );
         let files = open();
         files.write(&a, &file).unwrap();
         files.write(&b, &file).unwrap();
@@ -119,7 +131,10 @@ mod tests {
         files.mark(&b, Some("another")).unwrap();
         std::fs::write(files.units.join("notes.txt"), "x").unwrap();
         let found = open().scan().unwrap();
-        let seen: Vec<_> = found.iter().map(|(n, l)| (n.as_str(), l.launched)).collect();
+        let seen: Vec<_> = found
+            .iter()
+            .map(|(n, l)| (n.as_str(), l.launched))
+            .collect();
         assert_eq!(seen, [("a.service", true), ("b@1.timer", false)]);
         assert_eq!(&*found[&a].hash, file.hash());
         files.remove(&a).unwrap();

@@ -140,11 +140,9 @@ impl Systemd {
                 Ok(message) => {
                     news = match Event::from_message(&message) {
                         Some(Event::JobRemoved { unit, .. }) => Some(News::Unit(unit)),
-                        Some(Event::Changed { unit, interface, .. })
-                            if interface == UNIT_INTERFACE =>
-                        {
-                            Some(News::Unit(unit))
-                        }
+                        Some(Event::Changed {
+                            unit, interface, ..
+                        }) if interface == UNIT_INTERFACE => Some(News::Unit(unit)),
                         // Not UnitRemoved: asking for the state of a unit that is at rest loads and
                         // forgets it, and we would chase our own tail.
                         _ => None,
@@ -169,19 +167,25 @@ impl ServiceManager for Systemd {
         Box::pin(async move {
             let paths: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
             let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-            self.call(|| systemd1::link_unit_files(&paths, true, true)).await.map(drop)
+            self.call(|| systemd1::link_unit_files(&paths, true, true))
+                .await
+                .map(drop)
         })
     }
 
     fn unlink(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
         Box::pin(async move {
-            self.call(|| systemd1::disable_unit_files(&[name.as_str()], true)).await.map(drop)
+            self.call(|| systemd1::disable_unit_files(&[name.as_str()], true))
+                .await
+                .map(drop)
         })
     }
 
     fn enable(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
         Box::pin(async move {
-            self.call(|| systemd1::enable_unit_files(&[name.as_str()], true, true)).await.map(drop)
+            self.call(|| systemd1::enable_unit_files(&[name.as_str()], true, true))
+                .await
+                .map(drop)
         })
     }
 
@@ -207,7 +211,10 @@ impl ServiceManager for Systemd {
         Box::pin(async move {
             let connection = self.connection().await.map_err(ManagerError::Away)?;
             // The unit's own stop timeout ends this; there is none besides.
-            match connection.run_job(Verb::Stop, name.as_str(), JobMode::Replace, None).await {
+            match connection
+                .run_job(Verb::Stop, name.as_str(), JobMode::Replace, None)
+                .await
+            {
                 Ok(result) if result.is_done() => Ok(()),
                 Ok(result) => Err(ManagerError::Job(result.as_str().to_owned())),
                 Err(error) if error.name() == Some(NO_SUCH_UNIT) => Ok(()),
@@ -217,7 +224,10 @@ impl ServiceManager for Systemd {
     }
 
     fn reset_failed(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
-        Box::pin(async move { self.call(|| systemd1::reset_failed_unit(name.as_str())).await })
+        Box::pin(async move {
+            self.call(|| systemd1::reset_failed_unit(name.as_str()))
+                .await
+        })
     }
 
     fn states(
@@ -261,13 +271,20 @@ impl ServiceManager for Systemd {
 
     fn own_job(&self) -> BoxFuture<'_, Result<(Option<String>, String), ManagerError>> {
         Box::pin(async move {
-            let system = self.call(|| systemd1::manager_property("SystemState")).await?;
+            let system = self
+                .call(|| systemd1::manager_property("SystemState"))
+                .await?;
             let system = system.as_str().unwrap_or_default().to_owned();
             let pid = std::process::id();
             let path = self.call(|| systemd1::unit_by_pid(pid)).await?;
-            let Some(unit) = path.unit_name() else { return Ok((None, system)) };
+            let Some(unit) = path.unit_name() else {
+                return Ok((None, system));
+            };
             let jobs = self.call(systemd1::list_jobs).await?;
-            let job = jobs.into_iter().find(|job| job.unit == unit).map(|job| job.job_type);
+            let job = jobs
+                .into_iter()
+                .find(|job| job.unit == unit)
+                .map(|job| job.job_type);
             Ok((job, system))
         })
     }

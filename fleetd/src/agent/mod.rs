@@ -222,8 +222,18 @@ impl Agent {
 
     /// Publishes what is known of a unit.
     fn tell(&self, name: &UnitName) {
-        let Some(Local { unit, state: Some(state) }) = self.local.get(name) else { return };
-        let phase = if unit.launched { Phase::Launched } else { Phase::Loaded };
+        let Some(Local {
+            unit,
+            state: Some(state),
+        }) = self.local.get(name)
+        else {
+            return;
+        };
+        let phase = if unit.launched {
+            Phase::Launched
+        } else {
+            Phase::Loaded
+        };
         let state = UnitState {
             hash: unit.hash.to_string(),
             load: state.load.clone(),
@@ -250,13 +260,20 @@ impl Agent {
         }
         self.sweep();
         let wanted = self.wanted();
-        self.retries.retain(|name, _| wanted.contains_key(name) || self.local.contains_key(name));
-        let have = self.local.iter().map(|(n, l)| (n.clone(), l.unit.clone())).collect();
+        self.retries
+            .retain(|name, _| wanted.contains_key(name) || self.local.contains_key(name));
+        let have = self
+            .local
+            .iter()
+            .map(|(n, l)| (n.clone(), l.unit.clone()))
+            .collect();
         let waits = |name: &UnitName| {
             self.busy.contains(name) || self.retries.get(name).is_some_and(|r| r.at.is_some())
         };
-        let tasks: Vec<AgentTask> =
-            plan(&wanted, &have).into_iter().filter(|t| !waits(&t.unit)).collect();
+        let tasks: Vec<AgentTask> = plan(&wanted, &have)
+            .into_iter()
+            .filter(|t| !waits(&t.unit))
+            .collect();
         let mut loads: BTreeMap<UnitName, Load> = BTreeMap::new();
         for task in tasks {
             let loading = loads.contains_key(&task.unit);
@@ -284,11 +301,17 @@ impl Agent {
                 }
                 Step::Stop => {
                     let parts = self.parts();
-                    self.begin(&task.unit.clone(), async move { parts.stop(task.unit).await });
+                    self.begin(
+                        &task.unit.clone(),
+                        async move { parts.stop(task.unit).await },
+                    );
                 }
                 Step::Unload => {
                     let parts = self.parts();
-                    self.begin(&task.unit.clone(), async move { parts.unload(task.unit).await });
+                    self.begin(
+                        &task.unit.clone(),
+                        async move { parts.unload(task.unit).await },
+                    );
                 }
             }
         }
@@ -302,13 +325,16 @@ impl Agent {
 
     fn load(&mut self, loads: BTreeMap<UnitName, Load>) {
         // Without a lease nothing can be claimed; standing wakes us when there is one.
-        let Some(lease) = self.context.standing.borrow().lease else { return };
+        let Some(lease) = self.context.standing.borrow().lease else {
+            return;
+        };
         if loads.is_empty() {
             return;
         }
         self.busy.extend(loads.keys().cloned());
         let parts = self.parts();
-        self.work.spawn(async move { parts.load(loads, lease).await });
+        self.work
+            .spawn(async move { parts.load(loads, lease).await });
     }
 
     fn parts(&self) -> work::Parts {
@@ -353,10 +379,13 @@ impl Agent {
                     let pause = pause.min(LONGEST_RETRY);
                     tracing::error!(unit = %name, "failed to {what} {name}: {error}; \
                         next try in {} s", pause.as_secs());
-                    self.retries.insert(name.clone(), Retry {
-                        at: Some(Instant::now() + pause),
-                        pause,
-                    });
+                    self.retries.insert(
+                        name.clone(),
+                        Retry {
+                            at: Some(Instant::now() + pause),
+                            pause,
+                        },
+                    );
                     if !ours {
                         let _ = self.publish.send((name, None));
                     }

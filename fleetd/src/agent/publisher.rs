@@ -85,10 +85,12 @@ impl Publisher {
 
     fn note(&mut self, (name, state): Change) {
         let changed = match state {
-            Some(state) => self.current.get(&name) != Some(&state) && {
-                self.current.insert(name.clone(), state);
-                true
-            },
+            Some(state) => {
+                self.current.get(&name) != Some(&state) && {
+                    self.current.insert(name.clone(), state);
+                    true
+                }
+            }
             None => {
                 self.current.remove(&name);
                 true

@@ -32,7 +32,12 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn new(unit: &AgentUnit, global: bool) -> Self {
-        Self { file: unit.file.clone(), hash: unit.hash.clone(), global, start: false }
+        Self {
+            file: unit.file.clone(),
+            hash: unit.hash.clone(),
+            global,
+            start: false,
+        }
     }
 }
 
@@ -52,7 +57,11 @@ pub(super) enum Outcome {
     /// The schedule gave it to another machine meanwhile.
     NotOurs,
     /// It did not work. `ours` tells whether it is still in place.
-    Failed { what: &'static str, error: String, ours: bool },
+    Failed {
+        what: &'static str,
+        error: String,
+        ours: bool,
+    },
 }
 
 impl Done {
@@ -62,7 +71,11 @@ impl Done {
 }
 
 fn failed(what: &'static str, error: &(dyn std::error::Error + 'static), ours: bool) -> Outcome {
-    Outcome::Failed { what, error: telemetry::chain(error), ours }
+    Outcome::Failed {
+        what,
+        error: telemetry::chain(error),
+        ours,
+    }
 }
 
 impl Parts {
@@ -88,22 +101,35 @@ impl Parts {
         }
         for (name, load) in placed {
             let launched = load.start;
-            if launched
-                && let Err(outcome) = self.launch(&name, &load.hash).await
-            {
+            if launched && let Err(outcome) = self.launch(&name, &load.hash).await {
                 // It is loaded at least; the next plan starts it when the time has come.
-                done.push((name.clone(), Outcome::Loaded { hash: load.hash, launched: false }));
+                done.push((
+                    name.clone(),
+                    Outcome::Loaded {
+                        hash: load.hash,
+                        launched: false,
+                    },
+                ));
                 done.push((name, outcome));
                 continue;
             }
-            done.push((name, Outcome::Loaded { hash: load.hash, launched }));
+            done.push((
+                name,
+                Outcome::Loaded {
+                    hash: load.hash,
+                    launched,
+                },
+            ));
         }
         Done(done)
     }
 
     /// Claims a unit and puts its file where the service manager finds it.
     async fn place(&self, name: &UnitName, load: &Load, lease: Lease) -> Result<(), Outcome> {
-        let claim = self.registry.claim(name, &self.me, load.global, &load.hash, lease).await;
+        let claim = self
+            .registry
+            .claim(name, &self.me, load.global, &load.hash, lease)
+            .await;
         match claim {
             Ok(true) => {}
             Ok(false) => return Err(Outcome::NotOurs),
@@ -136,7 +162,9 @@ impl Parts {
 
     async fn launch(&self, name: &UnitName, hash: &str) -> Result<(), Outcome> {
         // Marked first: a daemon that dies in between must not start it a second time.
-        self.files.mark(name, Some(hash)).map_err(|e| failed("start", &e, true))?;
+        self.files
+            .mark(name, Some(hash))
+            .map_err(|e| failed("start", &e, true))?;
         match self.manager.start(name.clone()).await {
             Ok(()) => Ok(()),
             Err(error @ ManagerError::Refused(_)) => {

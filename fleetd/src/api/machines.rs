@@ -32,7 +32,10 @@ impl Api {
             })
             .collect();
         let (machines, next_page_token) = page.cut(machines);
-        Reply::json(&wire::MachinePage { machines, next_page_token })
+        Reply::json(&wire::MachinePage {
+            machines,
+            next_page_token,
+        })
     }
 
     pub(super) async fn patch_machines(&self, request: Request<Incoming>) -> Reply {
@@ -67,14 +70,25 @@ fn check(patch: &wire::MetadataPatch) -> Result<(MachineId, String, Option<Strin
     if key.is_empty() || key.len() > 256 || !key.bytes().all(legal) {
         return Err(format!("invalid path \"{}\"", patch.path));
     }
-    let value = patch.value.as_ref().map(wire::PatchValue::as_str).filter(|v| !v.is_empty());
+    let value = patch
+        .value
+        .as_ref()
+        .map(wire::PatchValue::as_str)
+        .filter(|v| !v.is_empty());
     let value = match (patch.op.as_str(), value) {
         ("add" | "replace", Some(value)) => Some(value.to_owned()),
         ("add" | "replace", None) => {
-            return Err(format!("invalid value for operation \"{}\": it is empty", patch.op));
+            return Err(format!(
+                "invalid value for operation \"{}\": it is empty",
+                patch.op
+            ));
         }
         ("remove", _) => None,
-        (other, _) => return Err(format!("invalid op \"{other}\": expected add, remove or replace")),
+        (other, _) => {
+            return Err(format!(
+                "invalid op \"{other}\": expected add, remove or replace"
+            ));
+        }
     };
     Ok((machine, key.to_owned(), value))
 }
@@ -87,14 +101,21 @@ mod tests {
     fn patches_are_checked() {
         let patch = |op: &str, path: &str, value: &str| {
             let value = (!value.is_empty()).then(|| wire::PatchValue::Bare(value.into()));
-            check(&wire::MetadataPatch { op: op.into(), path: path.into(), value })
+            check(&wire::MetadataPatch {
+                op: op.into(),
+                path: path.into(),
+                value,
+            })
         };
         let m = MachineId::parse("m").unwrap();
         assert_eq!(
             patch("add", "/m/metadata/k.1", "v"),
             Ok((m.clone(), "k.1".into(), Some("v".into())))
         );
-        assert_eq!(patch("remove", "/m/metadata/k", ""), Ok((m, "k".into(), None)));
+        assert_eq!(
+            patch("remove", "/m/metadata/k", ""),
+            Ok((m, "k".into(), None))
+        );
         for (op, path, value) in [
             ("add", "/m/metadata/k", ""),
             ("add", "/m/metadata/k k", "v"),

@@ -100,7 +100,10 @@ impl Reply {
             Self::Json(body) => (StatusCode::OK, Some(body)),
             Self::Empty(status) => (status, None),
             Self::Error(status, message) => {
-                let error = wire::ErrorEntity { code: status.as_u16(), message };
+                let error = wire::ErrorEntity {
+                    code: status.as_u16(),
+                    message,
+                };
                 let body = serde_json::to_vec(&wire::ErrorBody { error });
                 (status, Some(body.expect("plain strings always serialise")))
             }
@@ -197,9 +200,15 @@ impl Api {
         if path == "/" {
             return Reply::not_allowed();
         }
-        let rest = ["/fleet/v1", "/v1-alpha"].iter().find_map(|p| path.strip_prefix(p));
-        let Some(rest) = rest else { return Reply::not_found() };
-        let Some(segments) = segments(rest) else { return Reply::not_found() };
+        let rest = ["/fleet/v1", "/v1-alpha"]
+            .iter()
+            .find_map(|p| path.strip_prefix(p));
+        let Some(rest) = rest else {
+            return Reply::not_found();
+        };
+        let Some(segments) = segments(rest) else {
+            return Reply::not_found();
+        };
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         let method = request.method().clone();
         let query = request.uri().query().unwrap_or("").to_owned();
@@ -213,9 +222,7 @@ impl Api {
             (["state", name], &Method::GET) => self.get_state(name).await,
             (["machines"], &Method::GET) => self.list_machines(&query).await,
             (["machines"], &Method::PATCH) => self.patch_machines(request).await,
-            (["units" | "state" | "machines"] | ["units" | "state", _], _) => {
-                Reply::not_allowed()
-            }
+            (["units" | "state" | "machines"] | ["units" | "state", _], _) => Reply::not_allowed(),
             _ => Reply::not_found(),
         }
     }
@@ -237,7 +244,9 @@ fn percent_decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;
     while i < bytes.len() {
-        let hex = text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok());
+        let hex = text
+            .get(i + 1..i + 3)
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
         match (bytes[i], hex) {
             (b'%', Some(byte)) => {
                 out.push(byte);
@@ -256,7 +265,9 @@ fn percent_decode(text: &str) -> Option<String> {
 fn query_values(query: &str, key: &str) -> Vec<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let values = pairs.filter(|(k, _)| *k == key);
-    values.filter_map(|(_, v)| percent_decode(&v.replace('+', " "))).collect()
+    values
+        .filter_map(|(_, v)| percent_decode(&v.replace('+', " ")))
+        .collect()
 }
 
 /// Reads a JSON body of limited size.
@@ -277,7 +288,10 @@ mod tests {
         assert_eq!(segments("/"), None);
         assert_eq!(segments("/units/"), None);
         assert_eq!(segments("x"), None);
-        assert_eq!(segments("/units/a%401.service").unwrap(), ["units", "a@1.service"]);
+        assert_eq!(
+            segments("/units/a%401.service").unwrap(),
+            ["units", "a@1.service"]
+        );
         assert_eq!(percent_decode("%"), Some("%".into()));
         assert_eq!(percent_decode("%ff"), None);
         assert_eq!(percent_decode("%é"), Some("%é".into()));

@@ -29,7 +29,10 @@ impl Page {
         let [l0, l1, p0, p1] = bytes[..] else {
             return Err(Reply::bad_request("invalid value for nextPageToken"));
         };
-        let page = Self { limit: u16::from_le_bytes([l0, l1]), number: u16::from_le_bytes([p0, p1]) };
+        let page = Self {
+            limit: u16::from_le_bytes([l0, l1]),
+            number: u16::from_le_bytes([p0, p1]),
+        };
         if page.limit != limit || page.number == 0 {
             return Err(Reply::bad_request("invalid value for nextPageToken"));
         }
@@ -44,7 +47,10 @@ impl Page {
         let page = items.into_iter().skip(skip).take(limit).collect();
         // A full page has a successor, even if that turns out empty.
         let next = self.number.checked_add(1).filter(|_| full);
-        (page, next.map_or_else(String::new, |number| Self { number, ..self }.encode()))
+        (
+            page,
+            next.map_or_else(String::new, |number| Self { number, ..self }.encode()),
+        )
     }
 
     fn encode(self) -> String {

@@ -33,12 +33,17 @@ impl Api {
             Err(error) => return Reply::failed(&error),
         };
         let (states, next_page_token) = page.cut(states);
-        Reply::json(&wire::UnitStatePage { states, next_page_token })
+        Reply::json(&wire::UnitStatePage {
+            states,
+            next_page_token,
+        })
     }
 
     pub(super) async fn get_state(&self, name: &str) -> Reply {
         let missing = || Reply::error(StatusCode::NOT_FOUND, "unit state does not exist");
-        let Ok(name) = UnitName::parse(name) else { return missing() };
+        let Ok(name) = UnitName::parse(name) else {
+            return missing();
+        };
         match self.registry.states(Some((&name, &name))).await {
             Ok(states) => states
                 .iter()

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use fleet_model::agent::AgentUnit;
 use fleet_model::wire;
-use fleet_model::{
-    MachineId, TargetState, UnitFile, UnitName, UnitState, validate_options,
-};
+use fleet_model::{MachineId, TargetState, UnitFile, UnitName, UnitState, validate_options};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{Request, StatusCode};
@@ -40,12 +38,19 @@ impl Api {
             .iter()
             .filter_map(|name| Some(to_wire(name, desired.units.get(name)?, &records)))
             .collect();
-        Reply::json(&wire::UnitPage { units, next_page_token })
+        Reply::json(&wire::UnitPage {
+            units,
+            next_page_token,
+        })
     }
 
     pub(super) async fn get_unit(&self, name: &str) -> Reply {
-        let found =
-            self.mirror.read().units.get_key_value(name).map(|(n, u)| (n.clone(), u.clone()));
+        let found = self
+            .mirror
+            .read()
+            .units
+            .get_key_value(name)
+            .map(|(n, u)| (n.clone(), u.clone()));
         let Some((name, unit)) = found else {
             return Reply::error(StatusCode::NOT_FOUND, "unit does not exist");
         };
@@ -57,12 +62,17 @@ impl Api {
 
     async fn records(&self, first: &UnitName, last: &UnitName) -> Result<Records, RegistryError> {
         let states = self.registry.states(Some((first, last))).await?;
-        Ok(states.into_iter().map(|(name, machine, state)| ((name, machine), state)).collect())
+        Ok(states
+            .into_iter()
+            .map(|(name, machine, state)| ((name, machine), state))
+            .collect())
     }
 
     pub(super) async fn delete_unit(&self, name: &str) -> Reply {
         let missing = || Reply::error(StatusCode::NOT_FOUND, "unit does not exist");
-        let Ok(name) = UnitName::parse(name) else { return missing() };
+        let Ok(name) = UnitName::parse(name) else {
+            return missing();
+        };
         match self.registry.destroy(&name).await {
             Ok(Some(revision)) => {
                 self.mirror.caught_up(revision).await;
@@ -98,7 +108,12 @@ impl Api {
 
     /// Decides by what is there now. `Ok(None)` if that has changed meanwhile.
     async fn try_put(&self, put: &Put) -> Result<Option<Reply>, RegistryError> {
-        let there = self.mirror.read().units.get(&put.name).map(|unit| unit.hash.clone());
+        let there = self
+            .mirror
+            .read()
+            .units
+            .get(&put.name)
+            .map(|unit| unit.hash.clone());
         let (revision, status) = match (&there, &put.file) {
             (None, None) => {
                 let message = "unit does not exist and options field empty";
@@ -109,14 +124,20 @@ impl Api {
                     return Ok(Some(reply));
                 }
                 let target = put.target.unwrap_or(TargetState::Inactive);
-                (self.registry.create(&put.name, file, target).await?, StatusCode::CREATED)
+                (
+                    self.registry.create(&put.name, file, target).await?,
+                    StatusCode::CREATED,
+                )
             }
             (Some(hash), Some(file)) if **hash != *file.hash() => {
                 if let Some(reply) = put.check_new(file) {
                     return Ok(Some(reply));
                 }
                 let target = put.target.unwrap_or(TargetState::Inactive);
-                (self.registry.replace(&put.name, file, target).await?, StatusCode::CREATED)
+                (
+                    self.registry.replace(&put.name, file, target).await?,
+                    StatusCode::CREATED,
+                )
             }
             (Some(_), _) => {
                 let Some(target) = put.target else {
@@ -126,7 +147,10 @@ impl Api {
                 if let Some(reply) = put.check_activation() {
                     return Ok(Some(reply));
                 }
-                (self.registry.set_target(&put.name, target).await?, StatusCode::NO_CONTENT)
+                (
+                    self.registry.set_target(&put.name, target).await?,
+                    StatusCode::NO_CONTENT,
+                )
             }
         };
         let Some(revision) = revision else {
@@ -150,8 +174,10 @@ struct Put {
 impl Put {
     fn read(path_name: &str, unit: wire::Unit) -> Result<Self, Reply> {
         if !unit.name.is_empty() && unit.name != path_name {
-            let message =
-                format!("name in URL \"{path_name}\" differs from unit name \"{}\"", unit.name);
+            let message = format!(
+                "name in URL \"{path_name}\" differs from unit name \"{}\"",
+                unit.name
+            );
             return Err(Reply::bad_request(message));
         }
         let name = UnitName::parse(path_name).map_err(|e| Reply::bad_request(e.to_string()))?;
@@ -164,7 +190,8 @@ impl Put {
         let target = match unit.desired_state.as_str() {
             "" => None,
             text => Some(
-                text.parse::<TargetState>().map_err(|e| Reply::bad_request(e.to_string()))?,
+                text.parse::<TargetState>()
+                    .map_err(|e| Reply::bad_request(e.to_string()))?,
             ),
         };
         Ok(Self { name, file, target })
@@ -179,23 +206,29 @@ impl Put {
     }
 
     fn check_activation(&self) -> Option<Reply> {
-        let active = self.target.is_some_and(|target| target != TargetState::Inactive);
-        (active && self.name.is_template()).then(|| {
-            Reply::bad_request(format!("cannot activate template \"{}\"", self.name))
-        })
+        let active = self
+            .target
+            .is_some_and(|target| target != TargetState::Inactive);
+        (active && self.name.is_template())
+            .then(|| Reply::bad_request(format!("cannot activate template \"{}\"", self.name)))
     }
 }
 
 /// Exactly one Content-Type, and it is JSON, with or without parameters.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
     let media = value.to_str().unwrap_or("").split(';').next().unwrap_or("");
     media.trim().eq_ignore_ascii_case("application/json")
 }
 
 fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> wire::Unit {
-    let record = unit.scheduled.as_ref().and_then(|m| records.get(&(name.clone(), m.clone())));
+    let record = unit
+        .scheduled
+        .as_ref()
+        .and_then(|m| records.get(&(name.clone(), m.clone())));
     wire::Unit {
         name: name.to_string(),
         options: unit.file.options().to_vec(),
@@ -206,6 +239,10 @@ fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> wire::Unit {
         } else {
             UnitState::current(record).to_string()
         },
-        machine_id: unit.scheduled.as_ref().map(ToString::to_string).unwrap_or_default(),
+        machine_id: unit
+            .scheduled
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     }
 }

@@ -29,7 +29,11 @@ impl Follow {
     /// Begins; nothing is read yet.
     #[must_use]
     pub fn new(keys: Keys) -> Self {
-        Self { keys, watch: None, pause: FIRST_PAUSE }
+        Self {
+            keys,
+            watch: None,
+            pause: FIRST_PAUSE,
+        }
     }
 
     /// The next update. Safe to cancel.

@@ -62,8 +62,7 @@ impl Desired {
     fn set_unit(&mut self, name: UnitName, text: Option<&str>) {
         let old = self.units.remove(&name);
         let loose = self.loose.remove(&name).unwrap_or_default();
-        let (target, scheduled) =
-            old.map_or(loose, |unit| (Some(unit.target), unit.scheduled));
+        let (target, scheduled) = old.map_or(loose, |unit| (Some(unit.target), unit.scheduled));
         let Some(text) = text else { return };
         match UnitFile::parse(text) {
             Ok(file) => {
@@ -76,7 +75,9 @@ impl Desired {
                 };
                 self.units.insert(name, unit);
             }
-            Err(error) => tracing::warn!(unit = %name, %error, "the registry holds a bad unit file"),
+            Err(error) => {
+                tracing::warn!(unit = %name, %error, "the registry holds a bad unit file")
+            }
         }
     }
 
@@ -102,7 +103,10 @@ impl Mirror {
     pub fn start(registry: Registry) -> Self {
         let desired = Arc::new(RwLock::new(Desired::default()));
         let (tx, revision) = watch::channel(0);
-        let mirror = Self { desired: desired.clone(), revision };
+        let mirror = Self {
+            desired: desired.clone(),
+            revision,
+        };
         tokio::spawn(async move {
             let mut follow = Follow::new(registry.wishes());
             loop {
@@ -117,7 +121,9 @@ impl Mirror {
                     }
                     Update::Changes(events, at) => {
                         let mut desired = desired.write().unwrap_or_else(PoisonError::into_inner);
-                        events.iter().for_each(|event| desired.apply(&registry, event));
+                        events
+                            .iter()
+                            .for_each(|event| desired.apply(&registry, event));
                         at
                     }
                 };

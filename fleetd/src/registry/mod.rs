@@ -45,7 +45,9 @@ pub enum RegistryError {
         source: KvError,
     },
     /// A newer daemon has written here.
-    #[error("the registry below {prefix} has format {found}, this daemon knows {FORMAT}; it was written by a newer version")]
+    #[error(
+        "the registry below {prefix} has format {found}, this daemon knows {FORMAT}; it was written by a newer version"
+    )]
     Format {
         /// Where.
         prefix: String,
@@ -96,7 +98,10 @@ impl Registry {
     /// The registry below `prefix` (with slashes at both ends).
     #[must_use]
     pub fn new(kv: Arc<dyn Kv>, prefix: &str) -> Self {
-        Self { kv, prefix: format!("{prefix}v3/").into() }
+        Self {
+            kv,
+            prefix: format!("{prefix}v3/").into(),
+        }
     }
 
     /// The store below.
@@ -144,7 +149,9 @@ impl Registry {
     /// Understands a key.
     #[must_use]
     pub fn read_key(&self, key: &[u8]) -> Key {
-        let rest = std::str::from_utf8(key).ok().and_then(|k| k.strip_prefix(&*self.prefix));
+        let rest = std::str::from_utf8(key)
+            .ok()
+            .and_then(|k| k.strip_prefix(&*self.prefix));
         let parts: Vec<&str> = rest.map_or(Vec::new(), |r| r.split('/').collect());
         let unit = |text: &str| UnitName::parse(text).ok();
         match parts[..] {
@@ -174,11 +181,22 @@ impl Registry {
             .then(Op::put(key.as_str(), FORMAT.to_string()))
             .then(Op::put(version, ENGINE_VERSION.to_string()))
             .otherwise(Op::get(key));
-        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("check the format"))?;
-        let found = reply.kvs(0).first().filter(|_| !reply.succeeded).map(|kv| kv.value_str());
+        let reply = self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(RegistryError::kv("check the format"))?;
+        let found = reply
+            .kvs(0)
+            .first()
+            .filter(|_| !reply.succeeded)
+            .map(|kv| kv.value_str());
         match found {
             Some(found) if !found.parse::<u32>().is_ok_and(|f| f <= FORMAT) => {
-                Err(RegistryError::Format { prefix: self.prefix.to_string(), found: found.into() })
+                Err(RegistryError::Format {
+                    prefix: self.prefix.to_string(),
+                    found: found.into(),
+                })
             }
             _ => Ok(()),
         }
@@ -188,7 +206,9 @@ impl Registry {
     pub async fn engine_version(&self) -> Result<u32, RegistryError> {
         let kv = self.kv.get(self.key("engine/version")).await;
         let kv = kv.map_err(RegistryError::kv("read the engine version"))?;
-        Ok(kv.and_then(|kv| kv.value_str().parse().ok()).unwrap_or(ENGINE_VERSION))
+        Ok(kv
+            .and_then(|kv| kv.value_str().parse().ok())
+            .unwrap_or(ENGINE_VERSION))
     }
 
     /// Stores a new unit; `None` if there is one of that name already, else the revision.
@@ -202,7 +222,11 @@ impl Registry {
             .when(Compare::missing(self.job(name, "unit")))
             .then(Op::put(self.job(name, "unit"), file.to_string()))
             .then(Op::put(self.job(name, "target"), target.as_str()));
-        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("create a unit"))?;
+        let reply = self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(RegistryError::kv("create a unit"))?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -217,7 +241,11 @@ impl Registry {
             .when(Compare::exists(self.job(name, "unit")))
             .then(Op::put(self.job(name, "unit"), file.to_string()))
             .then(Op::put(self.job(name, "target"), target.as_str()));
-        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("replace a unit"))?;
+        let reply = self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(RegistryError::kv("replace a unit"))?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -230,7 +258,11 @@ impl Registry {
         let txn = Txn::new()
             .when(Compare::exists(self.job(name, "unit")))
             .then(Op::put(self.job(name, "target"), target.as_str()));
-        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("set a target state"))?;
+        let reply = self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(RegistryError::kv("set a target state"))?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -239,17 +271,21 @@ impl Registry {
         let keys = Keys::prefix(self.job(name, ""));
         let txn = Txn::new()
             .when(Compare::exists(self.job(name, "unit")))
-            .then(Op::Delete { keys, previous: false });
-        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("destroy a unit"))?;
+            .then(Op::Delete {
+                keys,
+                previous: false,
+            });
+        let reply = self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(RegistryError::kv("destroy a unit"))?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
     /// Guards and operations of one change of the schedule, to be put into a transaction.
     #[must_use]
-    pub fn schedule_change(
-        &self,
-        task: &fleet_model::engine::EngineTask,
-    ) -> (Vec<Compare>, Op) {
+    pub fn schedule_change(&self, task: &fleet_model::engine::EngineTask) -> (Vec<Compare>, Op) {
         use fleet_model::engine::Step;
         let key = self.job(&task.unit, "schedule");
         let was = |from: Option<&MachineId>| match from {
@@ -258,7 +294,10 @@ impl Registry {
         };
         match &task.step {
             Step::Schedule { to, from } => (
-                vec![was(from.as_ref()), Compare::exists(self.job(&task.unit, "unit"))],
+                vec![
+                    was(from.as_ref()),
+                    Compare::exists(self.job(&task.unit, "unit")),
+                ],
                 Op::put(key.as_str(), to.as_str()),
             ),
             Step::Unschedule { from } => (vec![was(Some(from))], Op::delete(key.as_str())),
@@ -280,10 +319,17 @@ impl Registry {
         } else {
             Compare::value(self.job(name, "schedule"), machine.as_str())
         };
-        let txn = Txn::new()
-            .when(guard)
-            .then(self.put_state(name, machine, &UnitState::claim(hash), lease));
-        let reply = self.kv.txn(txn).await.map_err(RegistryError::kv("claim a unit"))?;
+        let txn = Txn::new().when(guard).then(self.put_state(
+            name,
+            machine,
+            &UnitState::claim(hash),
+            lease,
+        ));
+        let reply = self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(RegistryError::kv("claim a unit"))?;
         Ok(reply.succeeded)
     }
 
@@ -309,8 +355,14 @@ impl Registry {
             Some(state) => self.put_state(name, machine, state, lease),
             None => Op::delete(self.state_key(name, machine)),
         };
-        let txn = Txn { then: changes.iter().map(op).collect(), ..Txn::new() };
-        self.kv.txn(txn).await.map_err(RegistryError::kv("publish unit states"))?;
+        let txn = Txn {
+            then: changes.iter().map(op).collect(),
+            ..Txn::new()
+        };
+        self.kv
+            .txn(txn)
+            .await
+            .map_err(RegistryError::kv("publish unit states"))?;
         Ok(())
     }
 
@@ -345,12 +397,22 @@ impl Registry {
 
     /// Names of the units of which `machine` has a record.
     pub async fn recorded_on(&self, machine: &MachineId) -> Result<Vec<UnitName>, RegistryError> {
-        let range = Range { keys_only: true, ..Range::new(Keys::prefix(self.key("state/"))) };
-        let reply = self.kv.range(range).await.map_err(RegistryError::kv("read own records"))?;
-        let own = reply.kvs.iter().filter_map(|kv| match self.read_key(&kv.key) {
-            Key::State(name, on) if on == *machine => Some(name),
-            _ => None,
-        });
+        let range = Range {
+            keys_only: true,
+            ..Range::new(Keys::prefix(self.key("state/")))
+        };
+        let reply = self
+            .kv
+            .range(range)
+            .await
+            .map_err(RegistryError::kv("read own records"))?;
+        let own = reply
+            .kvs
+            .iter()
+            .filter_map(|kv| match self.read_key(&kv.key) {
+                Key::State(name, on) if on == *machine => Some(name),
+                _ => None,
+            });
         Ok(own.collect())
     }
 
@@ -358,10 +420,13 @@ impl Registry {
     pub async fn machines(&self) -> Result<Vec<(MachineId, Machine)>, RegistryError> {
         let reply = self.kv.list(self.key("presence/")).await;
         let reply = reply.map_err(RegistryError::kv("read machines"))?;
-        let machines = reply.kvs.iter().filter_map(|kv| match self.read_key(&kv.key) {
-            Key::Presence(id) => Some((id, serde_json::from_slice(&kv.value).ok()?)),
-            _ => None,
-        });
+        let machines = reply
+            .kvs
+            .iter()
+            .filter_map(|kv| match self.read_key(&kv.key) {
+                Key::Presence(id) => Some((id, serde_json::from_slice(&kv.value).ok()?)),
+                _ => None,
+            });
         Ok(machines.collect())
     }
 

@@ -115,7 +115,10 @@ impl Drop for Daemon {
 
 impl Cluster {
     pub(crate) async fn start(etcd: &EtcdServer, size: usize) -> Self {
-        let mut cluster = Self { daemons: Vec::new(), etcd_url: etcd.url() };
+        let mut cluster = Self {
+            daemons: Vec::new(),
+            etcd_url: etcd.url(),
+        };
         for i in 0..size {
             cluster.add_with_id(&format!("{i:08}{i:024}"));
         }
@@ -132,7 +135,10 @@ impl Cluster {
 
     async fn ready(&self, index: usize) {
         eventually("the daemon answers", async || {
-            self.request(index, "GET", "/fleet/v1/machines", None).await.0 == 200
+            self.request(index, "GET", "/fleet/v1/machines", None)
+                .await
+                .0
+                == 200
         })
         .await;
     }
@@ -147,7 +153,11 @@ impl Cluster {
 
     /// As with SIGKILL: everything stops where it is.
     pub(crate) fn kill(&mut self, index: usize) {
-        self.daemons[index].runtime.take().unwrap().shutdown_background();
+        self.daemons[index]
+            .runtime
+            .take()
+            .unwrap()
+            .shutdown_background();
     }
 
     /// As with SIGTERM, until it has ended.
@@ -165,7 +175,9 @@ impl Cluster {
 
     /// One exchange as text.
     pub(crate) async fn raw(&self, index: usize, request: &str) -> String {
-        let mut stream = UnixStream::connect(&self.daemons[index].socket).await.unwrap();
+        let mut stream = UnixStream::connect(&self.daemons[index].socket)
+            .await
+            .unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -191,8 +203,9 @@ impl Cluster {
     pub(crate) async fn put(&self, name: &str, text: &str, target: &str) -> u16 {
         let file = fleet_model::UnitFile::parse(text).unwrap();
         let body = serde_json::json!({"options": file.options(), "desiredState": target});
-        let (status, answer) =
-            self.request(0, "PUT", &format!("/fleet/v1/units/{name}"), Some(body)).await;
+        let (status, answer) = self
+            .request(0, "PUT", &format!("/fleet/v1/units/{name}"), Some(body))
+            .await;
         assert!(status == 201 || status == 204, "{status} {answer}");
         status
     }
@@ -221,8 +234,12 @@ impl Cluster {
     pub(crate) async fn active_from(&self, index: usize) -> BTreeSet<String> {
         let (_, page) = self.request(index, "GET", "/fleet/v1/state", None).await;
         let states = page["states"].as_array().cloned().unwrap_or_default();
-        let active = states.iter().filter(|s| s["systemdActiveState"] == "active");
-        active.map(|s| s["name"].as_str().unwrap().to_owned()).collect()
+        let active = states
+            .iter()
+            .filter(|s| s["systemdActiveState"] == "active");
+        active
+            .map(|s| s["name"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     pub(crate) async fn states_of(&self, name: &str) -> Vec<Value> {
@@ -234,6 +251,10 @@ impl Cluster {
     /// How often a unit was started, anywhere.
     pub(crate) fn starts(&self, name: &str) -> usize {
         let start = format!("start {name}");
-        self.daemons.iter().flat_map(|d| d.manager.log()).filter(|l| *l == start).count()
+        self.daemons
+            .iter()
+            .flat_map(|d| d.manager.log())
+            .filter(|l| *l == start)
+            .count()
     }
 }

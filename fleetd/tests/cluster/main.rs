@@ -20,21 +20,35 @@ async fn units_are_placed_started_stopped_and_destroyed() {
     let etcd = EtcdServer::start().await;
     let cluster = Cluster::start(&etcd, 3).await;
     for i in 1..=4 {
-        cluster.put(&format!("web@{i}.service"), WEB, "launched").await;
-        cluster.put(&format!("side@{i}.service"), SIDEKICK, "launched").await;
+        cluster
+            .put(&format!("web@{i}.service"), WEB, "launched")
+            .await;
+        cluster
+            .put(&format!("side@{i}.service"), SIDEKICK, "launched")
+            .await;
     }
     // Three run, each with its sidekick beside it; the fourth pair waits.
-    eventually("three pairs are active", async || cluster.active().await.len() == 6).await;
+    eventually("three pairs are active", async || {
+        cluster.active().await.len() == 6
+    })
+    .await;
     for i in 1..=3 {
         let (web, side) = (format!("web@{i}.service"), format!("side@{i}.service"));
-        assert_eq!(cluster.machine_of(&web).await, cluster.machine_of(&side).await);
+        assert_eq!(
+            cluster.machine_of(&web).await,
+            cluster.machine_of(&side).await
+        );
     }
-    let (_, four) = cluster.request(0, "GET", "/fleet/v1/units/web@4.service", None).await;
+    let (_, four) = cluster
+        .request(0, "GET", "/fleet/v1/units/web@4.service", None)
+        .await;
     assert_eq!(four["currentState"], "inactive");
     assert_eq!(four.get("machineID"), None);
 
     // A place is freed: destroy stops the unit, and the waiting one takes over.
-    let (status, _) = cluster.request(1, "DELETE", "/fleet/v1/units/web@2.service", None).await;
+    let (status, _) = cluster
+        .request(1, "DELETE", "/fleet/v1/units/web@2.service", None)
+        .await;
     assert_eq!(status, 204);
     eventually("web@4 takes the place", async || {
         let active = cluster.active().await;
@@ -52,10 +66,18 @@ async fn units_are_placed_started_stopped_and_destroyed() {
         !cluster.active().await.contains("web@1.service")
     })
     .await;
-    let (_, one) = cluster.request(2, "GET", "/fleet/v1/units/web@1.service", None).await;
-    assert_eq!((&one["currentState"], &one["desiredState"]), (&json!("loaded"), &json!("loaded")));
+    let (_, one) = cluster
+        .request(2, "GET", "/fleet/v1/units/web@1.service", None)
+        .await;
+    assert_eq!(
+        (&one["currentState"], &one["desiredState"]),
+        (&json!("loaded"), &json!("loaded"))
+    );
     cluster.target("web@1.service", "launched").await;
-    eventually("web@1 runs again", async || cluster.active().await.contains("web@1.service")).await;
+    eventually("web@1 runs again", async || {
+        cluster.active().await.contains("web@1.service")
+    })
+    .await;
     assert_eq!(cluster.machine_of("web@1.service").await, before);
 
     // Inactive takes it off, its sidekick included.
@@ -73,7 +95,13 @@ async fn a_dead_machines_units_move_and_the_rest_stays() {
     let mut cluster = Cluster::start(&etcd, 3).await;
     cluster.put("web@1.service", WEB, "launched").await;
     cluster.put("web@2.service", WEB, "launched").await;
-    cluster.put("all.service", "[Service]\nExecStart=/x\n[X-Fleet]\nGlobal=true\n", "launched").await;
+    cluster
+        .put(
+            "all.service",
+            "[Service]\nExecStart=/x\n[X-Fleet]\nGlobal=true\n",
+            "launched",
+        )
+        .await;
     eventually("all run", async || {
         cluster.active().await.len() == 3 && cluster.states_of("all.service").await.len() == 3
     })
@@ -87,13 +115,25 @@ async fn a_dead_machines_units_move_and_the_rest_stays() {
     let survivor = usize::from(index == 0);
     eventually("web@1 runs elsewhere", async || {
         let place = cluster.machine_from(survivor, "web@1.service").await;
-        place.is_some_and(|m| m != victim) && cluster.active_from(survivor).await.contains("web@1.service")
+        place.is_some_and(|m| m != victim)
+            && cluster
+                .active_from(survivor)
+                .await
+                .contains("web@1.service")
     })
     .await;
     // The time to live is 2 s.
-    assert!(killed.elapsed() < Duration::from_secs(6), "{:?}", killed.elapsed());
+    assert!(
+        killed.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        killed.elapsed()
+    );
     assert_eq!(cluster.machine_from(survivor, "web@2.service").await, other);
-    assert_eq!(cluster.starts("web@2.service"), starts, "web@2 was not touched");
+    assert_eq!(
+        cluster.starts("web@2.service"),
+        starts,
+        "web@2 was not touched"
+    );
     // The machine comes back with an old copy running, and lets go of it.
     cluster.revive(index).await;
     eventually("the old copy is stopped", async || {
@@ -108,16 +148,32 @@ async fn a_dead_machines_units_move_and_the_rest_stays() {
 async fn a_killed_and_restarted_daemon_adopts_everything() {
     let etcd = EtcdServer::start().await;
     let mut cluster = Cluster::start(&etcd, 1).await;
-    cluster.put("a.service", "[Service]\nExecStart=/x\n", "launched").await;
-    cluster.put("b.service", "[Service]\nExecStart=/x\n", "loaded").await;
-    eventually("a runs", async || cluster.active().await.contains("a.service")).await;
+    cluster
+        .put("a.service", "[Service]\nExecStart=/x\n", "launched")
+        .await;
+    cluster
+        .put("b.service", "[Service]\nExecStart=/x\n", "loaded")
+        .await;
+    eventually("a runs and b is loaded", async || {
+        cluster.active().await.contains("a.service")
+            && !cluster.states_of("b.service").await.is_empty()
+    })
+    .await;
     let before = cluster.daemons[0].manager.log();
     cluster.kill(0);
     cluster.revive(0).await;
-    cluster.put("c.service", "[Service]\nExecStart=/x\n", "launched").await;
-    eventually("c runs", async || cluster.active().await.contains("c.service")).await;
+    cluster
+        .put("c.service", "[Service]\nExecStart=/x\n", "launched")
+        .await;
+    eventually("c runs", async || {
+        cluster.active().await.contains("c.service")
+    })
+    .await;
     let log = cluster.daemons[0].manager.log();
-    let new: Vec<_> = log[before.len()..].iter().filter(|l| !l.contains("c.service")).collect();
+    let new: Vec<_> = log[before.len()..]
+        .iter()
+        .filter(|l| !l.contains("c.service"))
+        .collect();
     assert!(new.iter().all(|l| l.as_str() == "reload"), "{new:?}");
     assert!(cluster.active().await.contains("a.service"));
 }
@@ -128,21 +184,39 @@ async fn a_unit_stops_at_its_old_place_before_it_starts_at_the_new_one() {
     let cluster = Cluster::start(&etcd, 2).await;
     // The pretended manager takes as long to stop it as the unit says.
     let text = "[Service]\nExecStart=/x\nTimeoutStopSec=1\n[X-Fleet]\nMachineMetadata=role=b\n";
-    let (ids, patch) = (cluster.ids(), |id: &str, op: &str, value: &str| {
-        json!([{"op": op, "path": format!("/{id}/metadata/role"), "value": value}])
-    });
-    let (status, _) =
-        cluster.request(0, "PATCH", "/fleet/v1/machines", Some(patch(&ids[0], "add", "b"))).await;
+    let (ids, patch) = (
+        cluster.ids(),
+        |id: &str, op: &str, value: &str| json!([{"op": op, "path": format!("/{id}/metadata/role"), "value": value}]),
+    );
+    let (status, _) = cluster
+        .request(
+            0,
+            "PATCH",
+            "/fleet/v1/machines",
+            Some(patch(&ids[0], "add", "b")),
+        )
+        .await;
     assert_eq!(status, 204);
     cluster.put("m.service", text, "launched").await;
-    eventually("m runs", async || cluster.active().await.contains("m.service")).await;
-    assert_eq!(cluster.machine_of("m.service").await.as_deref(), Some(ids[0].as_str()));
+    eventually("m runs", async || {
+        cluster.active().await.contains("m.service")
+    })
+    .await;
+    assert_eq!(
+        cluster.machine_of("m.service").await.as_deref(),
+        Some(ids[0].as_str())
+    );
     for (id, op) in [(&ids[1], "add"), (&ids[0], "remove")] {
-        cluster.request(0, "PATCH", "/fleet/v1/machines", Some(patch(id, op, "b"))).await;
+        cluster
+            .request(0, "PATCH", "/fleet/v1/machines", Some(patch(id, op, "b")))
+            .await;
     }
     let (first, second) = (&cluster.daemons[0].manager, &cluster.daemons[1].manager);
     eventually("m runs at its new place", async || {
-        assert!(!(first.is_active("m.service") && second.is_active("m.service")), "twice at once");
+        assert!(
+            !(first.is_active("m.service") && second.is_active("m.service")),
+            "twice at once"
+        );
         second.is_active("m.service")
     })
     .await;
@@ -157,8 +231,16 @@ async fn a_unit_stops_at_its_old_place_before_it_starts_at_the_new_one() {
 async fn losing_etcd_stops_nothing_and_the_api_says_so() {
     let mut etcd = EtcdServer::start().await;
     let cluster = Cluster::start(&etcd, 2).await;
-    cluster.put("a.service", "[Service]\nExecStart=/x\n", "launched").await;
-    cluster.put("g.service", "[Service]\nExecStart=/x\n[X-Fleet]\nGlobal=true\n", "launched").await;
+    cluster
+        .put("a.service", "[Service]\nExecStart=/x\n", "launched")
+        .await;
+    cluster
+        .put(
+            "g.service",
+            "[Service]\nExecStart=/x\n[X-Fleet]\nGlobal=true\n",
+            "launched",
+        )
+        .await;
     eventually("both run", async || {
         cluster.active().await.len() == 2 && cluster.states_of("g.service").await.len() == 2
     })
@@ -179,7 +261,11 @@ async fn losing_etcd_stops_nothing_and_the_api_says_so() {
     })
     .await;
     for (daemon, before) in cluster.daemons.iter().zip(logs) {
-        assert_eq!(daemon.manager.log(), before, "nothing was stopped or started");
+        assert_eq!(
+            daemon.manager.log(),
+            before,
+            "nothing was stopped or started"
+        );
     }
 }
 
@@ -187,20 +273,40 @@ async fn losing_etcd_stops_nothing_and_the_api_says_so() {
 async fn one_bad_unit_does_not_starve_the_others() {
     let etcd = EtcdServer::start().await;
     let cluster = Cluster::start(&etcd, 1).await;
-    cluster.put("a-refused.service", "[Service]\nExecStart=refuse-link\n", "launched").await;
-    cluster.put("b-fails.service", "[Service]\nExecStart=/bin/false\n", "launched").await;
-    cluster.put("c-good.service", "[Service]\nExecStart=/x\n", "launched").await;
+    cluster
+        .put(
+            "a-refused.service",
+            "[Service]\nExecStart=refuse-link\n",
+            "launched",
+        )
+        .await;
+    cluster
+        .put(
+            "b-fails.service",
+            "[Service]\nExecStart=/bin/false\n",
+            "launched",
+        )
+        .await;
+    cluster
+        .put("c-good.service", "[Service]\nExecStart=/x\n", "launched")
+        .await;
     eventually("c runs and b has failed", async || {
         cluster.active().await.contains("c-good.service")
-            && cluster.states_of("b-fails.service").await
+            && cluster
+                .states_of("b-fails.service")
+                .await
                 .first()
                 .is_some_and(|s| s["systemdActiveState"] == "failed")
     })
     .await;
     // Launched means that the start was asked for.
-    let (_, b) = cluster.request(0, "GET", "/fleet/v1/units/b-fails.service", None).await;
+    let (_, b) = cluster
+        .request(0, "GET", "/fleet/v1/units/b-fails.service", None)
+        .await;
     assert_eq!(b["currentState"], "launched");
-    let (_, a) = cluster.request(0, "GET", "/fleet/v1/units/a-refused.service", None).await;
+    let (_, a) = cluster
+        .request(0, "GET", "/fleet/v1/units/a-refused.service", None)
+        .await;
     assert_eq!(a["currentState"], "inactive");
 }
 
@@ -208,15 +314,33 @@ async fn one_bad_unit_does_not_starve_the_others() {
 async fn a_changed_text_and_an_install_section_take_effect() {
     let etcd = EtcdServer::start().await;
     let cluster = Cluster::start(&etcd, 1).await;
-    cluster.put("a.service", "[Service]\nExecStart=/one\n[Install]\nWantedBy=x.target\n", "launched").await;
-    eventually("a runs", async || cluster.active().await.contains("a.service")).await;
-    assert!(cluster.daemons[0].manager.log().contains(&"enable a.service".to_owned()));
+    cluster
+        .put(
+            "a.service",
+            "[Service]\nExecStart=/one\n[Install]\nWantedBy=x.target\n",
+            "launched",
+        )
+        .await;
+    eventually("a runs", async || {
+        cluster.active().await.contains("a.service")
+    })
+    .await;
+    assert!(
+        cluster.daemons[0]
+            .manager
+            .log()
+            .contains(&"enable a.service".to_owned())
+    );
     let hash = cluster.states_of("a.service").await[0]["hash"].clone();
-    let status = cluster.put("a.service", "[Service]\nExecStart=/two\n", "launched").await;
+    let status = cluster
+        .put("a.service", "[Service]\nExecStart=/two\n", "launched")
+        .await;
     assert_eq!(status, 201);
     eventually("the new one runs", async || {
         let states = cluster.states_of("a.service").await;
-        states.first().is_some_and(|s| s["hash"] != hash && s["systemdActiveState"] == "active")
+        states
+            .first()
+            .is_some_and(|s| s["hash"] != hash && s["systemdActiveState"] == "active")
     })
     .await;
     assert_eq!(cluster.starts("a.service"), 2);
@@ -228,23 +352,43 @@ async fn a_second_machine_with_the_same_id_stays_out() {
     let mut cluster = Cluster::start(&etcd, 1).await;
     cluster.add_with_id(&cluster.ids()[0].clone());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(cluster.request(1, "GET", "/fleet/v1/machines", None).await.0, 503);
-    assert_eq!(cluster.request(0, "GET", "/fleet/v1/machines", None).await.0, 200);
+    assert_eq!(
+        cluster
+            .request(1, "GET", "/fleet/v1/machines", None)
+            .await
+            .0,
+        503
+    );
+    assert_eq!(
+        cluster
+            .request(0, "GET", "/fleet/v1/machines", None)
+            .await
+            .0,
+        200
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_daemon_unloads_and_leaves_and_a_restarted_one_does_not() {
     let etcd = EtcdServer::start().await;
     let mut cluster = Cluster::start(&etcd, 2).await;
-    cluster.put("a.service", "[Service]\nExecStart=/x\n", "launched").await;
-    eventually("a runs", async || cluster.active().await.contains("a.service")).await;
+    cluster
+        .put("a.service", "[Service]\nExecStart=/x\n", "launched")
+        .await;
+    eventually("a runs", async || {
+        cluster.active().await.contains("a.service")
+    })
+    .await;
     let index = cluster.index(&cluster.machine_of("a.service").await.unwrap());
     let starts = cluster.starts("a.service");
     cluster.daemons[index].manager.set_own_job(Some("restart"));
     cluster.end(index).await;
     assert!(cluster.daemons[index].manager.is_active("a.service"));
     cluster.revive(index).await;
-    eventually("a still runs", async || cluster.active().await.contains("a.service")).await;
+    eventually("a still runs", async || {
+        cluster.active().await.contains("a.service")
+    })
+    .await;
     assert_eq!(cluster.starts("a.service"), starts);
 
     cluster.daemons[index].manager.set_own_job(Some("stop"));
@@ -256,8 +400,13 @@ async fn a_stopped_daemon_unloads_and_leaves_and_a_restarted_one_does_not() {
         cluster.active_from(other).await.contains("a.service")
     })
     .await;
-    assert!(stopped.elapsed() < Duration::from_secs(1), "no time to live to wait for");
-    let (_, machines) = cluster.request(other, "GET", "/fleet/v1/machines", None).await;
+    assert!(
+        stopped.elapsed() < Duration::from_secs(1),
+        "no time to live to wait for"
+    );
+    let (_, machines) = cluster
+        .request(other, "GET", "/fleet/v1/machines", None)
+        .await;
     assert_eq!(machines["machines"].as_array().unwrap().len(), 1);
 }
 
@@ -266,7 +415,13 @@ async fn a_steady_cluster_writes_nothing() {
     let etcd = EtcdServer::start().await;
     let cluster = Cluster::start(&etcd, 3).await;
     for i in 0..20 {
-        cluster.put(&format!("u{i:02}.service"), "[Service]\nExecStart=/x\n", "launched").await;
+        cluster
+            .put(
+                &format!("u{i:02}.service"),
+                "[Service]\nExecStart=/x\n",
+                "launched",
+            )
+            .await;
     }
     eventually("all run", async || cluster.active().await.len() == 20).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -287,26 +442,65 @@ async fn the_api_keeps_to_its_contract() {
     };
     let simple = options("[Service]\nExecStart=/x\n");
     let put = async |name: &str, body: Value| {
-        cluster.request(0, "PUT", &format!("/fleet/v1/units/{name}"), Some(body)).await.0
+        cluster
+            .request(0, "PUT", &format!("/fleet/v1/units/{name}"), Some(body))
+            .await
+            .0
     };
     for (name, body, expect) in [
         ("new.service", json!({"desiredState": "launched"}), 409),
-        ("new.service", json!({"name": "other.service", "options": simple}), 400),
+        (
+            "new.service",
+            json!({"name": "other.service", "options": simple}),
+            400,
+        ),
         ("bad", json!({"options": simple}), 400),
         ("b%20d.service", json!({"options": simple}), 400),
-        ("new.service", json!({"options": simple, "desiredState": "nonsense"}), 400),
-        ("new.service", json!({"options": options("[X-Fleet]\nGlobal=true\nMachineID=x\n")}), 400),
-        ("new.service", json!({"options": [{"section": "S", "name": "a", "value": "b\nc=d"}]}), 400),
-        ("new@.service", json!({"options": simple, "desiredState": "launched"}), 400),
-        ("new@.service", json!({"options": simple, "desiredState": "inactive"}), 201),
+        (
+            "new.service",
+            json!({"options": simple, "desiredState": "nonsense"}),
+            400,
+        ),
+        (
+            "new.service",
+            json!({"options": options("[X-Fleet]\nGlobal=true\nMachineID=x\n")}),
+            400,
+        ),
+        (
+            "new.service",
+            json!({"options": [{"section": "S", "name": "a", "value": "b\nc=d"}]}),
+            400,
+        ),
+        (
+            "new@.service",
+            json!({"options": simple, "desiredState": "launched"}),
+            400,
+        ),
+        (
+            "new@.service",
+            json!({"options": simple, "desiredState": "inactive"}),
+            201,
+        ),
         ("new@.service", json!({"desiredState": "loaded"}), 400),
-        ("new.service", json!({"options": simple, "desiredState": "inactive"}), 201),
-        ("new.service", json!({"options": simple, "desiredState": "inactive"}), 204),
+        (
+            "new.service",
+            json!({"options": simple, "desiredState": "inactive"}),
+            201,
+        ),
+        (
+            "new.service",
+            json!({"options": simple, "desiredState": "inactive"}),
+            204,
+        ),
         ("new.service", json!({"options": simple}), 409),
         ("new.service", json!({}), 409),
         ("new.service", json!({"desiredState": "x"}), 400),
         ("new.service", json!({"desiredState": "inactive"}), 204),
-        ("new.service", json!({"options": options("[Service]\nExecStart=/y\n")}), 201),
+        (
+            "new.service",
+            json!({"options": options("[Service]\nExecStart=/y\n")}),
+            201,
+        ),
         ("new.service", json!("nonsense"), 400),
     ] {
         assert_eq!(put(name, body.clone()).await, expect, "PUT {name} {body}");
@@ -336,12 +530,26 @@ async fn the_api_keeps_to_its_contract() {
         }
     }
     // A PUT needs to say that it is JSON.
-    let raw = cluster.raw(0, "PUT /fleet/v1/units/n.service HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}").await;
-    assert!(raw.starts_with("HTTP/1.0 415") && raw.contains("server: fleetd/"), "{raw}");
+    let raw = cluster
+        .raw(
+            0,
+            "PUT /fleet/v1/units/n.service HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}",
+        )
+        .await;
+    assert!(
+        raw.starts_with("HTTP/1.0 415") && raw.contains("server: fleetd/"),
+        "{raw}"
+    );
 
     // Pages.
     for i in 0..105 {
-        cluster.put(&format!("p{i:03}.service"), "[Service]\nExecStart=/x\n", "inactive").await;
+        cluster
+            .put(
+                &format!("p{i:03}.service"),
+                "[Service]\nExecStart=/x\n",
+                "inactive",
+            )
+            .await;
     }
     let (_, first) = cluster.request(0, "GET", "/fleet/v1/units", None).await;
     assert_eq!(first["units"].as_array().unwrap().len(), 100);
@@ -353,17 +561,28 @@ async fn the_api_keeps_to_its_contract() {
 
     // Metadata, in both forms; wrong ones change nothing.
     let id = &cluster.ids()[0];
-    let patch = |value: Value| json!([
-        {"op": "add", "path": format!("/{id}/metadata/a"), "value": value},
-    ]);
+    let patch = |value: Value| {
+        json!([
+            {"op": "add", "path": format!("/{id}/metadata/a"), "value": value},
+        ])
+    };
     for (body, expect) in [
         (patch(json!("1")), 204),
         (patch(json!({"value": "2"})), 204),
         (patch(json!("")), 400),
-        (json!([{"op": "remove", "path": format!("/{id}/metadata/index")}]), 204),
-        (json!([{"op": "nonsense", "path": format!("/{id}/metadata/a")}]), 400),
+        (
+            json!([{"op": "remove", "path": format!("/{id}/metadata/index")}]),
+            204,
+        ),
+        (
+            json!([{"op": "nonsense", "path": format!("/{id}/metadata/a")}]),
+            400,
+        ),
     ] {
-        let status = cluster.request(0, "PATCH", "/fleet/v1/machines", Some(body.clone())).await.0;
+        let status = cluster
+            .request(0, "PATCH", "/fleet/v1/machines", Some(body.clone()))
+            .await
+            .0;
         assert_eq!(status, expect, "{body}");
     }
     let (_, machines) = cluster.request(0, "GET", "/fleet/v1/machines", None).await;

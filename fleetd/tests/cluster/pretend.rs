@@ -44,7 +44,10 @@ impl Pretend {
     }
 
     pub(crate) fn is_active(&self, name: &str) -> bool {
-        self.lock().units.get(name).is_some_and(|u| u.active == "active")
+        self.lock()
+            .units
+            .get(name)
+            .is_some_and(|u| u.active == "active")
     }
 
     pub(crate) fn set_own_job(&self, job: Option<&str>) {
@@ -56,7 +59,9 @@ impl Pretend {
         if let Some(unit) = inner.units.get_mut(name) {
             (unit.active, unit.sub) = (active, sub);
         }
-        inner.listeners.retain(|l| l.try_send(News::Unit(name.to_string())).is_ok());
+        inner
+            .listeners
+            .retain(|l| l.try_send(News::Unit(name.to_string())).is_ok());
     }
 
     fn note(&self, what: &str, name: &UnitName) {
@@ -80,11 +85,18 @@ impl ServiceManager for Pretend {
             for path in files {
                 let name = UnitName::parse(path.file_name().unwrap().to_str().unwrap()).unwrap();
                 let file = UnitFile::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
-                if file.values("Service", "ExecStart").any(|v| v == "refuse-link") {
+                if file
+                    .values("Service", "ExecStart")
+                    .any(|v| v == "refuse-link")
+                {
                     return Err(ManagerError::Job("refused".into()));
                 }
                 self.note("link", &name);
-                let unit = Unit { file, active: "inactive", sub: "dead" };
+                let unit = Unit {
+                    file,
+                    active: "inactive",
+                    sub: "dead",
+                };
                 self.lock().units.insert(name, unit);
             }
             Ok(())
@@ -152,7 +164,11 @@ impl ServiceManager for Pretend {
             let state = |name: UnitName| {
                 let unit = inner.units.get(&name);
                 let state = ActualState {
-                    load: if unit.is_some() { "loaded".into() } else { "not-found".into() },
+                    load: if unit.is_some() {
+                        "loaded".into()
+                    } else {
+                        "not-found".into()
+                    },
                     active: unit.map_or("inactive", |u| u.active).into(),
                     sub: unit.map_or("dead", |u| u.sub).into(),
                 };
