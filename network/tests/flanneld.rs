@@ -22,7 +22,8 @@ struct Lan {
 impl Lan {
     fn new() -> Self {
         let hub = Namespace::new("hub");
-        hub.ip("link add br0 type bridge");
+        // An address of its own: a bridge without one takes that of a port, and changes it when ports go.
+        hub.ip("link add br0 address 02:00:00:66:00:01 type bridge");
         hub.ip("addr add 10.66.0.1/24 dev br0");
         hub.ip("link set br0 up");
         let root = tempfile::tempdir().unwrap();
