@@ -1,21 +1,9 @@
 //! Sections, keys and values with their line numbers, as systemd's files write them.
+//!
+//! Unlike unit files, `.network` files repeat sections that stay apart (`[Address]`, `[Route]`), so sections are kept
+//! as they stand, which the crate `unit-file` does not do.
 
-/// A remark on a line of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Diagnostic {
-    /// Path of the file.
-    pub file: String,
-    /// Line, from 1.
-    pub line: u32,
-    /// What is wrong and what was done about it.
-    pub message: String,
-}
-
-impl std::fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: warning: {}", self.file, self.line, self.message)
-    }
-}
+use unit_file::{Diagnostic, Level};
 
 /// `Key=value` with the line it starts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +13,7 @@ pub struct Entry {
     /// Right of it, continuation lines joined.
     pub value: String,
     /// Line, from 1.
-    pub line: u32,
+    pub line: usize,
 }
 
 /// `[Name]` and what follows it.
@@ -34,7 +22,7 @@ pub struct Section {
     /// Between the brackets.
     pub name: String,
     /// Line of the header.
-    pub line: u32,
+    pub line: usize,
     /// In order.
     pub entries: Vec<Entry>,
 }
@@ -46,8 +34,9 @@ pub fn parse(file: &str, text: &str) -> (Vec<Section>, Vec<Diagnostic>) {
     for (line, content) in logical_lines(text) {
         let mut remark = |message: String| {
             remarks.push(Diagnostic {
-                file: file.to_owned(),
+                path: file.to_owned(),
                 line,
+                level: Level::Warning,
                 message,
             });
         };
@@ -79,11 +68,11 @@ pub fn parse(file: &str, text: &str) -> (Vec<Section>, Vec<Diagnostic>) {
 }
 
 /// Lines with continuations joined by a space, without blank lines and comments.
-fn logical_lines(text: &str) -> Vec<(u32, String)> {
+fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut out = Vec::new();
-    let mut open: Option<(u32, String)> = None;
-    for (number, raw) in (1u32..).zip(text.lines()) {
+    let mut open: Option<(usize, String)> = None;
+    for (number, raw) in (1..).zip(text.lines()) {
         let line = raw.trim();
         if line.starts_with(['#', ';']) || (line.is_empty() && open.is_none()) {
             continue;

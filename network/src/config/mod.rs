@@ -10,7 +10,6 @@ pub mod parse;
 pub mod search;
 pub mod values;
 
-pub use ini::Diagnostic;
 pub use matching::{HostFacts, LinkFacts, Virtualization, choose};
 pub use model::{NetworkFile, Settings};
 pub use values::Cidr;

@@ -1,6 +1,8 @@
 //! From text to [`NetworkFile`]: every key of the first boot, each bad value dropped with its line.
 
-use super::ini::{self, Diagnostic, Entry, Section};
+use unit_file::{Diagnostic, Level};
+
+use super::ini::{self, Entry, Section};
 use super::keys::{
     ADDRESS, Outcome,
     Outcome::{Bad, NotYet, Taken, Unknown},
@@ -34,8 +36,9 @@ pub fn parse_network(name: &str, sources: &[(String, String)]) -> (NetworkFile, 
     if reader.file.rule == Match::default() {
         let path = reader.file.path.clone();
         reader.remarks.push(Diagnostic {
-            file: path,
+            path,
             line: 1,
+            level: Level::Warning,
             message: "nothing in [Match], so this file is for no link (Name=* means all)"
                 .to_owned(),
         });
@@ -89,10 +92,11 @@ impl Reader {
         }
     }
 
-    fn remark(&mut self, line: u32, message: String) {
+    fn remark(&mut self, line: usize, message: String) {
         self.remarks.push(Diagnostic {
-            file: self.source.clone(),
+            path: self.source.clone(),
             line,
+            level: Level::Warning,
             message,
         });
     }

@@ -128,7 +128,7 @@ fn drop_ins_add_and_empty_values_reset() {
     assert_eq!(file.settings.addresses.len(), 2);
     assert_eq!(remarks.len(), 1);
     assert_eq!(
-        (remarks[0].file.as_str(), remarks[0].line),
+        (remarks[0].path.as_str(), remarks[0].line),
         ("/a.d/b.conf", 5)
     );
 }

@@ -6,7 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::ini::Diagnostic;
+use unit_file::{Diagnostic, Level};
+
 use super::model::NetworkFile;
 use super::parse::parse_network;
 
@@ -93,8 +94,9 @@ fn read(path: &Path, sources: &mut Vec<(String, String)>, remarks: &mut Vec<Diag
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
     Diagnostic {
-        file: path.display().to_string(),
+        path: path.display().to_string(),
         line: 1,
+        level: Level::Warning,
         message: format!("cannot be read: {error}, ignored"),
     }
 }

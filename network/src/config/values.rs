@@ -3,6 +3,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use unit_file::value::split_words;
+pub(crate) use unit_file::value::{glob_matches as glob, parse_bool};
+
 /// An address with the length of its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr {
@@ -85,53 +88,14 @@ pub fn prefix_of_mask(mask: Ipv4Addr) -> Option<u8> {
     (bits.count_ones() == ones).then(|| u8::try_from(ones).unwrap_or(32))
 }
 
-/// `yes`, `no` and their other spellings.
-pub fn parse_bool(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "1" | "yes" | "y" | "true" | "t" | "on" => Some(true),
-        "0" | "no" | "n" | "false" | "f" | "off" => Some(false),
-        _ => None,
-    }
-}
-
 /// A number of bytes with an optional `K`, `M` or `G`.
 pub fn parse_size(text: &str) -> Option<u32> {
-    let (digits, factor) = match text.strip_suffix(['K', 'M', 'G']) {
-        Some(digits) if text.ends_with('K') => (digits, 1 << 10),
-        Some(digits) if text.ends_with('M') => (digits, 1 << 20),
-        Some(digits) => (digits, 1 << 30),
-        None => (text, 1),
-    };
-    digits.trim().parse::<u32>().ok()?.checked_mul(factor)
+    unit_file::value::parse_size(text)?.try_into().ok()
 }
 
-/// Splits a value at blanks; quotes keep words together.
+/// Splits a value at blanks; quotes keep words together. What is not quoted well is split at every blank.
 pub fn words(text: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let mut word = String::new();
-    let mut quote = None;
-    let mut open = false;
-    for c in text.chars() {
-        match quote {
-            Some(q) if c == q => quote = None,
-            Some(_) => word.push(c),
-            None if c == '"' || c == '\'' => {
-                quote = Some(c);
-                open = true;
-            }
-            None if c.is_whitespace() => {
-                if open || !word.is_empty() {
-                    out.push(std::mem::take(&mut word));
-                }
-                open = false;
-            }
-            None => word.push(c),
-        }
-    }
-    if open || !word.is_empty() {
-        out.push(word);
-    }
-    out
+    split_words(text).unwrap_or_else(|_| text.split_whitespace().map(str::to_owned).collect())
 }
 
 /// Whether a text can be a DNS name.
@@ -149,95 +113,10 @@ pub fn is_host_name(name: &str) -> bool {
         })
 }
 
-/// Shell-style match with `*`, `?` and `[a-z]`/`[!a-z]`.
-pub fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), text.chars().collect());
-    // Iterative with one remembered star, so that no pattern takes more than pattern × text steps.
-    let (mut p, mut t, mut star) = (0, 0, None);
-    while t < text.len() {
-        match step(&pattern, p, text[t]) {
-            Some(Step::Star) => {
-                star = Some((p, t));
-                p += 1;
-                continue;
-            }
-            Some(Step::Next(next)) => {
-                p = next;
-                t += 1;
-                continue;
-            }
-            None => {}
-        }
-        let Some((at, from)) = star else { return false };
-        star = Some((at, from + 1));
-        p = at + 1;
-        t = from + 1;
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
-enum Step {
-    Star,
-    Next(usize),
-}
-
-/// What the pattern at `p` does with one character; `None` is a mismatch.
-fn step(pattern: &[char], p: usize, c: char) -> Option<Step> {
-    match *pattern.get(p)? {
-        '*' => Some(Step::Star),
-        '?' => Some(Step::Next(p + 1)),
-        '[' => match class(pattern, p, c) {
-            Some((true, next)) => Some(Step::Next(next)),
-            Some((false, _)) => None,
-            None => (c == '[').then_some(Step::Next(p + 1)),
-        },
-        '\\' if p + 1 < pattern.len() => (pattern[p + 1] == c).then_some(Step::Next(p + 2)),
-        literal => (literal == c).then_some(Step::Next(p + 1)),
-    }
-}
-
-/// Reads the class that starts at `p`: whether `c` is in it, and where it ends. `None` if it is not closed.
-fn class(pattern: &[char], p: usize, c: char) -> Option<(bool, usize)> {
-    let negated = matches!(pattern.get(p + 1), Some('!' | '^'));
-    let first = p + 1 + usize::from(negated);
-    let end = (first + 1..pattern.len()).find(|i| pattern[*i] == ']')?;
-    let (mut i, mut hit) = (first, false);
-    while i < end {
-        if i + 2 < end && pattern[i + 1] == '-' {
-            hit |= (pattern[i]..=pattern[i + 2]).contains(&c);
-            i += 3;
-        } else {
-            hit |= pattern[i] == c;
-            i += 1;
-        }
-    }
-    Some((hit != negated, end + 1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn globs() {
-        for (pattern, text, want) in [
-            ("eth*", "eth0", true),
-            ("eth?", "eth10", false),
-            ("*:03.0", "pci-0000:00:03.0", true),
-            ("en[op]*", "enp0s3", true),
-            ("en[!op]*", "enp0s3", false),
-            ("[a-c]x", "bx", true),
-            ("*", "", true),
-            ("", "", true),
-            ("a*b*c", "aXbXbc", true),
-            ("a*b*c", "aXbXb", false),
-            ("[", "[", true),
-        ] {
-            assert_eq!(glob(pattern, text), want, "{pattern} {text}");
-        }
-    }
 
     #[test]
     fn networks() {
@@ -287,14 +166,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn globs_end_and_literals_match_themselves(pattern in "[*?\\[\\]!a-d^\\\\-]{0,20}", text in "[a-d]{0,40}") {
-            let _ = glob(&pattern, &text);
-            prop_assert!(glob(&text, &text));
-            let longer = format!("{text}*");
-            prop_assert!(glob(&longer, &text));
-        }
-
         #[test]
         fn cidr_text_round_trips(octets in any::<[u8; 16]>(), prefix in 0u8..=128) {
             let net = Cidr { addr: IpAddr::from(octets), prefix };
