@@ -1,7 +1,7 @@
 //! networkd and flanneld: the machine's links and the cluster's overlay.
 //!
 //! Start reading at [`plan`] (what a link needs) and [`networkd`] (the loop around it). Decisions are in modules without
-//! I/O: [`config`] (files and which link they are for), [`dhcp`] (the client's state machine), [`plan`], [`status`]
+//! I/O: [`config`] (files and which link they are for), [`dhcp`] (the client's state machine), [`link_local`] (IPv4 without a server), [`plan`], [`status`]
 //! (when the machine is online), [`resolv`]. [`netlink`] is the way to the kernel, [`networkd`] the daemon.
 //! [`flannel`] is the other program: it shares [`netlink`] and nothing else.
 //!
@@ -12,6 +12,7 @@ pub mod config;
 pub mod dhcp;
 mod files;
 pub mod flannel;
+pub mod link_local;
 pub mod netlink;
 pub mod networkd;
 mod nft;

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::config::Settings;
 use crate::config::model::{Activation, AddressSpec, RouteSpec};
 use crate::config::values::{broadcast_v4, full_prefix};
+use crate::config::{Cidr, Settings};
 use crate::dhcp::Lease;
 use crate::netlink::address::IFA_F_NOPREFIXROUTE;
 use crate::netlink::route::{PROTO_DHCP, PROTO_STATIC, TABLE_MAIN};
@@ -17,7 +17,7 @@ use crate::netlink::{Address, Link, Mac, Route, RouteKind, Scope};
 
 /// `IFA_PROTO` of addresses from files.
 pub const OWN_STATIC: u8 = 0xf4;
-/// `IFA_PROTO` of addresses from leases.
+/// `IFA_PROTO` of addresses from leases, and of claimed ones.
 pub const OWN_DHCP: u8 = 0xf5;
 
 /// Metric the kernel gives an IPv6 route that names none.
@@ -54,6 +54,8 @@ pub struct Wanted<'a> {
     pub settings: &'a Settings,
     /// From its DHCP server.
     pub lease: Option<&'a Lease>,
+    /// Claimed on the link without a server.
+    pub link_local: Option<Ipv4Addr>,
     /// Names to add.
     pub altnames: &'a [String],
     /// The link was brought up, or down, before.
@@ -258,6 +260,22 @@ fn addresses(
         if left.is_none_or(|(seconds, _)| seconds > 0) {
             out.insert((address.local, address.prefix), (address, until));
         }
+    }
+    if let Some(local) = wanted.link_local {
+        let spec = AddressSpec {
+            address: Cidr {
+                addr: IpAddr::V4(local),
+                prefix: 16,
+            },
+            label: None,
+            peer: None,
+            broadcast: None,
+        };
+        let address = Address {
+            proto: OWN_DHCP,
+            ..static_address(index, &spec)
+        };
+        out.insert((address.local, address.prefix), (address, None));
     }
     for spec in &wanted.settings.addresses {
         let address = static_address(index, spec);

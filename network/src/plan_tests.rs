@@ -30,6 +30,7 @@ fn wanted<'a>(settings: &'a Settings, lease: Option<&'a Lease>) -> Wanted<'a> {
     Wanted {
         settings,
         lease,
+        link_local: None,
         altnames: &[],
         activated: false,
     }

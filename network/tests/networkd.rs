@@ -345,6 +345,47 @@ fn links_of_others_are_left_alone_and_not_waited_for() {
 }
 
 #[test]
+fn two_machines_agree_on_link_local_addresses() {
+    let text = "[Match]\nName=eth0\n[Network]\nLinkLocalAddressing=yes\n";
+    let (one, two) = (
+        Machine::new(&[("10-lan.network", text)]),
+        Machine::new(&[("10-lan.network", text)]),
+    );
+    cable(&one.ns, "eth0", &two.ns, "eth0");
+    let daemons = [one.start(), two.start()];
+    eventually(20, "one has an address", || {
+        one.addresses().contains("inet 169.254.")
+    });
+    eventually(20, "two has an address", || {
+        two.addresses().contains("inet 169.254.")
+    });
+    let own = |m: &Machine| {
+        m.addresses()
+            .split_whitespace()
+            .nth(3)
+            .unwrap()
+            .split('/')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let (a, b) = (own(&one), own(&two));
+    assert_ne!(a, b);
+    assert!(one.ns.pings(&b) && two.ns.pings(&a));
+    let [mut first, _second] = daemons;
+    first.kill();
+    let again = one.start();
+    eventually(10, "it is configured again", || {
+        one.wait_online(1).1.contains("eth0: configured, degraded")
+    });
+    assert!(
+        one.addresses().contains(&a),
+        "the address outlives a restart"
+    );
+    assert!(!again.log().contains("DropAddress"), "{}", again.log());
+}
+
+#[test]
 fn names_settings_and_lost_carrier() {
     let text = "[Match]\nName=enpX7\n[Link]\nMTUBytes=1400\nMACAddress=02:00:00:00:77:07\n[Network]\nAddress=10.0.2.30/24\nIPv6AcceptRA=no\nLinkLocalAddressing=no\nIPForward=yes\n[Route]\nDestination=10.9.0.0/16\nGateway=10.0.2.1\nMetric=5\n";
     let machine = Machine::new(&[("10-lan.network", text)]);

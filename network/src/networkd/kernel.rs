@@ -1,14 +1,14 @@
 //! A mirror of the kernel's links, addresses and routes, kept up to date by its messages.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::netlink::address::{RTM_DELADDR, RTM_NEWADDR, get_addresses};
 use crate::netlink::link::{RTM_DELLINK, RTM_NEWLINK, get_links};
 use crate::netlink::route::{PROTO_DHCP, PROTO_STATIC, RTM_DELROUTE, RTM_NEWROUTE, get_routes};
 use crate::netlink::wire::Message;
 use crate::netlink::{Address, Handle, Link, NetlinkError, Route};
-use crate::plan::Held;
+use crate::plan::{Held, OWN_DHCP};
 
 /// What a message changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +119,20 @@ impl Kernel {
     pub(super) fn addresses(&self, index: u32) -> Vec<Held> {
         let of_link = self.addresses.iter().filter(|((i, ..), _)| *i == index);
         of_link.map(|(_, held)| held.clone()).collect()
+    }
+
+    /// The link-local address that an earlier run of ours claimed.
+    pub(super) fn claimed_address(&self, index: u32) -> Option<Ipv4Addr> {
+        let ours = self
+            .addresses(index)
+            .into_iter()
+            .map(|h| h.address)
+            .filter(|a| a.proto == OWN_DHCP);
+        ours.filter_map(|a| match a.local {
+            IpAddr::V4(v4) if v4.is_link_local() => Some(v4),
+            _ => None,
+        })
+        .next()
     }
 
     /// The mirrored routes of a link, and those without a device.

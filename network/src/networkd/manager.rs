@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::claim::Claim;
 use super::kernel::{Change, Kernel};
 use super::port::{Outcome, Port};
 use super::publish::{self, Places};
@@ -45,6 +46,7 @@ pub(super) struct ManagedLink {
     altnames: Vec<String>,
     activated: bool,
     pub(super) port: Option<Port>,
+    pub(super) claim: Option<Claim>,
     /// The last plan was empty.
     pub(super) settled: bool,
     /// What the kernel refused.
@@ -161,16 +163,20 @@ impl Manager {
             PollFd::new(&self.signals, PollFlags::IN),
         ];
         let ports = self.links.values().filter_map(|l| l.port.as_ref());
+        let claims = self.links.values().filter_map(|l| l.claim.as_ref());
         fds.extend(
             ports
                 .clone()
                 .filter_map(Port::fd)
+                .chain(claims.clone().filter_map(Claim::fd))
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
         );
         // What the kernel refused is tried again, because not every obstacle that goes away is announced.
         let refused = self.links.values().any(|l| l.failure.is_some());
         let again = refused.then(|| now() + RETRY_REFUSED);
-        let due = ports.filter_map(|p| p.client.deadline()).chain(again).min();
+        let claiming = claims.filter_map(|c| c.claimer.deadline());
+        let serving = ports.filter_map(|p| p.client.deadline());
+        let due = serving.chain(claiming).chain(again).min();
         // One millisecond more, or rounding would wake us just before the deadline.
         let timeout = due.map(|due| Duration::from_millis(due.saturating_sub(now()) + 1));
         let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
@@ -217,6 +223,9 @@ impl Manager {
     fn handle_ports(&mut self, time: u64) {
         let mut outcomes = Vec::new();
         for (index, link) in &mut self.links {
+            if let Some(claim) = &mut link.claim {
+                claim.serve(time);
+            }
             if let Some(port) = &mut link.port {
                 let mut news = port.receive(time);
                 if port.client.deadline().is_some_and(|due| due <= time) {
@@ -295,6 +304,7 @@ impl Manager {
                         altnames: Vec::new(),
                         activated: false,
                         port: None,
+                        claim: None,
                         settled: false,
                         failure: None,
                         gateways: Vec::new(),
@@ -321,10 +331,9 @@ impl Manager {
             (None, None) => true,
             _ => false,
         };
-        let mac_changed = managed
-            .port
-            .as_ref()
-            .is_some_and(|p| Some(p.client.params().mac) != link.mac);
+        let speaks = managed.port.as_ref().map(|p| p.client.params().mac);
+        let claims = managed.claim.as_ref().map(|c| c.claimer.mac());
+        let mac_changed = speaks.or(claims).is_some_and(|mac| Some(mac) != link.mac);
         if unchanged && !mac_changed {
             return;
         }
@@ -360,6 +369,14 @@ impl Manager {
         } else {
             Vec::new()
         };
+        let claims = managed
+            .managing_file()
+            .is_some_and(|f| f.settings.link_local_v4);
+        let mac = link.mac.filter(|_| claims && link.hardware == 1);
+        if managed.claim.as_ref().map(|c| c.claimer.mac()) != mac {
+            let held = self.kernel.claimed_address(index);
+            managed.claim = mac.map(|mac| Claim::new(index, &link.name, mac, held));
+        }
         if dhcp_changed || mac_changed {
             self.replace_port(index, mac_changed);
         }
@@ -418,6 +435,9 @@ impl Manager {
             return;
         };
         let ready = link.is_up() && link.has_carrier();
+        if let Some(claim) = &mut managed.claim {
+            claim.follow(time, ready);
+        }
         let Some(port) = &mut managed.port else {
             return;
         };
@@ -501,6 +521,7 @@ impl Manager {
         let wanted = Wanted {
             settings: &file.settings,
             lease,
+            link_local: managed.claim.as_ref().and_then(|c| c.claimer.address()),
             altnames: &managed.altnames,
             activated: managed.activated,
         };
@@ -542,6 +563,13 @@ impl Manager {
     }
 
     fn publish(&mut self) {
+        let sources: Vec<_> = self.links.values().map(publish::source).collect();
+        let text = crate::resolv::resolv_conf(&sources);
+        let written = self.writer.put(self.places.resolv_conf.clone(), text);
+        report(written, "failed to write resolv.conf");
+        self.publish_time(&crate::resolv::time_sources(&sources));
+        self.publish_masquerading();
+        // Last, because whoever waits for "online" uses what stands above.
         let mut states = Vec::new();
         for link in self.kernel.links.values().filter(|l| !l.is_loopback()) {
             let addresses = self.kernel.addresses(link.index);
@@ -553,14 +581,6 @@ impl Manager {
         }
         let written = publish::write_states(&mut self.writer, &self.places, &states);
         report(written, "failed to write the links' states");
-        let sources: Vec<_> = self.links.values().map(publish::source).collect();
-        let text = crate::resolv::resolv_conf(&sources);
-        report(
-            self.writer.put(self.places.resolv_conf.clone(), text),
-            "failed to write resolv.conf",
-        );
-        self.publish_time(&crate::resolv::time_sources(&sources));
-        self.publish_masquerading();
     }
 
     fn publish_time(&mut self, text: &str) {

@@ -1,9 +1,11 @@
 //! The daemon: one thread, one `poll`, over the kernel's netlink events, signals, and the sockets of DHCP clients.
 //!
 //! `manager` owns all state and turns events into plans; `kernel` mirrors the kernel; `facts` reads what netlink does not
-//! tell; `port` owns a DHCP client's sockets; `steps` does what a plan says; `publish` writes files. Every decision is made in [`crate::plan`],
+//! tell; `port` and `claim` own the sockets of DHCP clients and of link-local
+//! addresses; `steps` does what a plan says; `publish` writes files. Every decision is made in [`crate::plan`],
 //! [`crate::config::matching`], [`crate::dhcp::client`], [`crate::status`] and [`crate::resolv`].
 
+mod claim;
 pub mod cli;
 mod facts;
 mod hostname;

@@ -160,6 +160,16 @@ fn setup(
             Some("an address is being checked for duplicates".to_owned()),
         );
     }
+    if managed
+        .claim
+        .as_ref()
+        .is_some_and(|c| c.claimer.address().is_none())
+    {
+        return (
+            Setup::Configuring,
+            Some("a link-local address is being claimed".to_owned()),
+        );
+    }
     match &managed.port {
         Some(port) if port.client.state() == "failed" => (
             Setup::Failed,
