@@ -166,6 +166,8 @@ fn entry(
             if line.len() > 900 {
                 line.truncate(end);
             }
+            // Without its end the kernel would hold the line back until the next one.
+            line.push('\n');
             let _ = kmsg.write_all(line.as_bytes());
         }
     });

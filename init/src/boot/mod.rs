@@ -112,6 +112,7 @@ pub(crate) fn run() -> ! {
     }
     boot.times.security_start = start;
     for stage in STAGES {
+        log::say(Level::Debug, format_args!("boot stage \"{}\"", stage.name));
         if let Err(error) = (stage.run)(&mut boot) {
             log::say(
                 Level::Error,
@@ -507,7 +508,9 @@ fn find_devices(boot: &mut Boot) -> std::io::Result<()> {
     let uevents = syscalls::socket::uevents()?;
     boot.uevents = Some(uevents);
     devices::load_drivers(DRIVER_LIMIT);
+    log::say(Level::Debug, format_args!("drivers are loaded"));
     let all = devices::coldplug();
+    log::say(Level::Debug, format_args!("{} devices", all.len()));
     boot.devices = all
         .iter()
         .filter_map(devices::Uevent::plain_device)

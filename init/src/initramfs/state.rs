@@ -322,13 +322,22 @@ fn grow(disk: &str, number: u32, first_boot: bool) -> Result<(), StageError> {
 /// A new UUID for the mounted file system: all machines of one image began with the same.
 fn fresh_uuid() {
     let result = File::open(SYSROOT)
-        .and_then(|root| syscalls::block::ext4_set_uuid(root.as_fd(), random_guid()));
+        .and_then(|root| syscalls::block::ext4_set_uuid(root.as_fd(), swapped(random_guid())));
     if let Err(error) = result {
         log::say(
             Level::Info,
             format_args!("STATE keeps the image's UUID: {error}"),
         );
     }
+}
+
+/// A GUID in the byte order in which UUIDs are printed.
+fn swapped(guid: [u8; 16]) -> [u8; 16] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = guid;
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&[d, c, b, a, f, e, h, g]);
+    out[8..].copy_from_slice(&rest);
+    out
 }
 
 /// A random GUID (version 4) in on-disk order.
@@ -459,5 +468,6 @@ mod tests {
         let (a, b) = (random_guid(), random_guid());
         assert_ne!(a, b);
         assert_eq!((a[7] >> 4, a[8] >> 6), (4, 2));
+        assert_eq!(swapped(a)[6] >> 4, 4);
     }
 }
