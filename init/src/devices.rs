@@ -208,7 +208,10 @@ pub(crate) fn load_drivers(limit: Duration) {
             return;
         }
         known.extend(fresh.iter().cloned());
-        log::say(Level::Debug, format_args!("drivers for {} devices", fresh.len()));
+        log::say(
+            Level::Debug,
+            format_args!("drivers for {} devices", fresh.len()),
+        );
         let child = Command::new(MODPROBE)
             .args(["-a", "-b", "-q", "--"])
             .args(&fresh)

@@ -438,7 +438,8 @@ fn is_mount_point(path: &str) -> bool {
 
 fn log_and_limits(boot: &mut Boot) -> std::io::Result<()> {
     log::open_kmsg();
-    log::use_journal(true);
+    // For debugging: everything on the console, nothing in a journal that may not work.
+    log::use_journal(boot.cmdline.value("systemd.log_target") != Some("kmsg"));
     crate::console::standard_streams();
     let level = boot
         .cmdline
