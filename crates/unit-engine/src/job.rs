@@ -221,6 +221,14 @@ impl Engine {
             JobType::Stop | JobType::Restart => self.stop_unit(cx, unit),
             _ => self.reload_unit(cx, unit),
         };
+        // The change may have ended the job already, or turned a restart into its start half.
+        let same = self
+            .jobs
+            .get(&id)
+            .is_some_and(|j| j.running && j.job_type == job_type);
+        if !same {
+            return;
+        }
         match begun {
             Begun::Running => {}
             Begun::Already => self.finish_job(cx, id, JobResult::Done, true, true),

@@ -290,10 +290,14 @@ impl Engine {
 
     /// Adds an edge and its inverse; every mention keeps the other loaded.
     pub(crate) fn link(&mut self, id: UnitId, other: UnitId, deps: Deps) {
+        self.link_weakly(id, other, deps.or(REFERENCES));
+    }
+
+    /// As [`Engine::link`], without keeping the other loaded.
+    pub(crate) fn link_weakly(&mut self, id: UnitId, other: UnitId, deps: Deps) {
         if id == other {
             return;
         }
-        let deps = deps.or(REFERENCES);
         self.unit_mut(id).edges.add(other, deps);
         self.unit_mut(other).edges.add(id, inverse(deps));
     }

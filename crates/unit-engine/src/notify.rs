@@ -14,7 +14,7 @@ use crate::graph::{
 };
 use crate::job::{JobResult, JobType};
 use crate::state::{
-    UnitResult, is_active_or_activating, is_active_or_reloading, is_inactive_or_deactivating,
+    is_active_or_activating, is_active_or_reloading, is_inactive_or_deactivating,
     is_inactive_or_failed,
 };
 use crate::unit::{Kind, TimerKind};
@@ -346,8 +346,7 @@ impl Engine {
         for other in unit.edges.list(UPHOLDS) {
             let Some(u) = self.get(other) else { continue };
             let dead = is_inactive_or_failed(u.active()) && u.job.is_none();
-            let limited =
-                matches!(&u.run.kind, Kind::Service(s) if s.result == UnitResult::StartLimitHit);
+            let limited = u.run.start_limit_hit;
             let restarting = matches!(&u.run.kind, Kind::Service(s) if s.will_restart);
             if dead && !limited && !restarting && u.load == LoadState::Loaded {
                 worked |= self

@@ -430,6 +430,7 @@ impl Engine {
             let old = self.unit(id).active();
             let unit = self.unit_mut(id);
             unit.run.start_limit.reset();
+            unit.run.start_limit_hit = false;
             match &mut unit.run.kind {
                 Kind::Service(s) => {
                     s.restarts = 0;

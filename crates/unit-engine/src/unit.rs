@@ -407,6 +407,8 @@ pub(crate) struct Runtime {
     pub(crate) cgroup_realised: bool,
     pub(crate) delegated: bool,
     pub(crate) start_limit: RateLimit,
+    /// The last start was refused by it.
+    pub(crate) start_limit_hit: bool,
     pub(crate) deadlines: [u64; 6],
     pub(crate) client_refs: u32,
     /// The processes of the last run were killed for memory.
@@ -432,6 +434,7 @@ impl Runtime {
             cgroup_realised: false,
             delegated: false,
             start_limit: RateLimit::default(),
+            start_limit_hit: false,
             deadlines: [0; 6],
             client_refs: 0,
             oom_killed: false,

@@ -71,7 +71,8 @@ impl Engine {
             unit.settings.start_limit_interval_usec,
             unit.settings.start_limit_burst,
         );
-        if unit.run.start_limit.allow(now, interval, burst) {
+        unit.run.start_limit_hit = !unit.run.start_limit.allow(now, interval, burst);
+        if !unit.run.start_limit_hit {
             return true;
         }
         let (name, action) = (unit.name.clone(), unit.settings.start_limit_action);

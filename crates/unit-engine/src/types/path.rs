@@ -150,8 +150,7 @@ impl Engine {
         if unit.job.is_some() || !is_inactive_or_failed(unit.active()) {
             return;
         }
-        let limited =
-            matches!(&unit.run.kind, Kind::Service(s) if s.result == UnitResult::StartLimitHit);
+        let limited = unit.run.start_limit_hit;
         if self.path(id).state != S::Running {
             return;
         }

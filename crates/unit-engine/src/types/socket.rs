@@ -400,7 +400,7 @@ impl Engine {
                 remote,
             });
         }
-        self.link(id, service, BEFORE.or(TRIGGERS));
+        self.link_weakly(id, service, BEFORE.or(TRIGGERS));
         let queued = self.add_job(cx, service, JobType::Start, JobMode::Replace);
         queued.map(|_| ()).map_err(|error| {
             if let Kind::Service(s) = &mut self.unit_mut(service).run.kind {
@@ -436,7 +436,7 @@ impl Engine {
         let Kind::Service(s) = &unit.run.kind else {
             return;
         };
-        let limited = s.result == UnitResult::StartLimitHit && s.state == ServiceState::Failed;
+        let limited = unit.run.start_limit_hit && s.state == ServiceState::Failed;
         let (state, down) = (s.state, is_inactive_or_failed(unit.active()));
         if limited {
             self.socket_note(id, UnitResult::ServiceStartLimitHit);
