@@ -117,7 +117,11 @@ impl Kernel {
 
     /// All addresses of a link.
     pub(super) fn addresses(&self, index: u32) -> Vec<Held> {
-        let of_link = self.addresses.iter().filter(|((i, ..), _)| *i == index);
+        let first = (index, IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let of_link = self
+            .addresses
+            .range(first..)
+            .take_while(|((i, ..), _)| *i == index);
         of_link.map(|(_, held)| held.clone()).collect()
     }
 

@@ -65,7 +65,7 @@ impl ManagedLink {
     }
 
     /// The file, unless it says "unmanaged".
-    fn managing_file(&self) -> Option<&NetworkFile> {
+    pub(super) fn managing_file(&self) -> Option<&NetworkFile> {
         self.file.as_ref().filter(|f| !f.settings.unmanaged)
     }
 }
@@ -351,6 +351,8 @@ impl Manager {
                     "{} is not managed any more, left as it is",
                     link.name
                 );
+                let gone = self.writer.remove(&self.places.link(index));
+                report(gone, "failed to remove a state file");
             }
             None => {}
         }
@@ -570,15 +572,11 @@ impl Manager {
         self.publish_time(&crate::resolv::time_sources(&sources));
         self.publish_masquerading();
         // Last, because whoever waits for "online" uses what stands above.
-        let mut states = Vec::new();
-        for link in self.kernel.links.values().filter(|l| !l.is_loopback()) {
-            let addresses = self.kernel.addresses(link.index);
-            states.push(publish::status(
-                link,
-                &addresses,
-                self.links.get(&link.index),
-            ));
-        }
+        let status = |(index, managed): (&u32, &ManagedLink)| {
+            let link = self.kernel.links.get(index)?;
+            publish::status(link, &self.kernel.addresses(*index), managed)
+        };
+        let states: Vec<_> = self.links.iter().filter_map(status).collect();
         let written = publish::write_states(&mut self.writer, &self.places, &states);
         report(written, "failed to write the links' states");
     }

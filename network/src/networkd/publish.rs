@@ -62,42 +62,37 @@ pub(super) fn operation(link: &Link, addresses: &[Held]) -> Operation {
     }
 }
 
-/// A link's published state.
-pub(super) fn status(link: &Link, addresses: &[Held], managed: Option<&ManagedLink>) -> LinkStatus {
-    let operation = operation(link, addresses);
-    let mut status = LinkStatus {
+/// The state of a link that nobody manages.
+pub(super) fn unmanaged(link: &Link, kind: String, addresses: &[Held]) -> LinkStatus {
+    let cidr = |h: &Held| Cidr {
+        addr: h.address.local,
+        prefix: h.address.prefix,
+    };
+    LinkStatus {
         index: link.index,
         name: link.name.clone(),
-        kind: managed.map(|m| m.facts.kind.clone()).unwrap_or_default(),
+        kind,
         setup: Setup::Unmanaged,
-        operation,
+        operation: operation(link, addresses),
         required: false,
         file: None,
         has_static: false,
-        addresses: addresses
-            .iter()
-            .map(|h| Cidr {
-                addr: h.address.local,
-                prefix: h.address.prefix,
-            })
-            .collect(),
+        addresses: addresses.iter().map(cidr).collect(),
         gateways: Vec::new(),
         dns: Vec::new(),
         ntp: Vec::new(),
         domains: Vec::new(),
         dhcp: None,
         reason: None,
-    };
-    let Some(managed) = managed else {
-        return status;
-    };
-    let Some(file) = &managed.file else {
-        return status;
-    };
-    status.file = Some(file.path.clone());
-    if file.settings.unmanaged {
-        return status;
     }
+}
+
+/// A link's published state; `None` if it is not managed.
+pub(super) fn status(link: &Link, addresses: &[Held], managed: &ManagedLink) -> Option<LinkStatus> {
+    let file = managed.managing_file()?;
+    let mut status = unmanaged(link, managed.facts.kind.clone(), addresses);
+    let operation = status.operation;
+    status.file = Some(file.path.clone());
     let source = source(managed);
     status.required = file.settings.required_for_online;
     status.has_static = addresses
@@ -119,7 +114,7 @@ pub(super) fn status(link: &Link, addresses: &[Held], managed: Option<&ManagedLi
     status.gateways = managed.gateways.clone();
     status.dhcp = managed.port.as_ref().map(|p| p.client.state().to_owned());
     (status.setup, status.reason) = setup(managed, operation, addresses);
-    status
+    Some(status)
 }
 
 fn setup(

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 
+use super::facts;
+use super::kernel::Kernel;
+use super::manager::now;
+use super::publish::unmanaged;
 use crate::config::values::glob;
-use crate::netlink::link::get_links;
 use crate::netlink::{Handle, Link, NetlinkError};
 use crate::status::{LinkStatus, online};
 
@@ -136,20 +139,24 @@ fn named(patterns: &[String], link: &LinkStatus) -> bool {
     patterns.iter().any(|pattern| glob(pattern, &link.name))
 }
 
-/// The published states of links that the kernel has now.
+/// The states of all links that the kernel has now: the daemon's word for managed ones, the kernel's for others.
 pub(super) fn read_links(directory: &Path) -> Result<Vec<LinkStatus>, WaitError> {
-    let mut present: Vec<Link> = Vec::new();
+    let mut kernel = Kernel::default();
     Handle::new()
-        .and_then(|mut handle| {
-            handle.dump(&get_links(), |m| {
-                present.extend(Link::parse(m.body));
-            })
-        })
+        .and_then(|mut handle| kernel.list(&mut handle, now()))
         .map_err(WaitError::Links)?;
-    present.sort_by_key(|link| link.index);
     let read = |link: &Link| {
-        let text = fs::read_to_string(directory.join("links").join(link.index.to_string())).ok()?;
-        LinkStatus::parse(link.index, &text)
+        let path = directory.join("links").join(link.index.to_string());
+        let published = fs::read_to_string(path).ok();
+        let published = published.and_then(|text| LinkStatus::parse(link.index, &text));
+        published.unwrap_or_else(|| {
+            unmanaged(link, facts::link(link).kind, &kernel.addresses(link.index))
+        })
     };
-    Ok(present.iter().filter_map(read).collect())
+    Ok(kernel
+        .links
+        .values()
+        .filter(|l| !l.is_loopback())
+        .map(read)
+        .collect())
 }
