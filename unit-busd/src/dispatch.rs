@@ -57,7 +57,7 @@ impl Object {
             | "/org/freedesktop"
             | "/org/freedesktop/systemd1/unit"
             | "/org/freedesktop/systemd1/job" => Some(Self::Node),
-            "/org/freedesktop/systemd1" => Some(Self::Manager),
+            "/org/freedesktop/systemd1" | "/org/freedesktop/LogControl1" => Some(Self::Manager),
             "/org/freedesktop/login1" => Some(Self::Login),
             "/org/freedesktop/hostname1" => Some(Self::Hostname),
             "/org/freedesktop/timedate1" => Some(Self::Timedate),

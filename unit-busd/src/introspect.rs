@@ -135,7 +135,6 @@ fn xml(object: &Object, interfaces: &[Interface], children: &[String]) -> String
             );
         }
     }
-    let changed = [("PropertiesChanged", "sa{sv}as")];
     let (interface, signals): (&str, &[(&str, &str)]) = match object {
         Object::Manager => (MANAGER, MANAGER_SIGNALS),
         Object::Unit(_) => (PROPERTIES, &[("PropertiesChanged", "sa{sv}as")]),

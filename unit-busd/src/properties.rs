@@ -25,9 +25,15 @@ enum Wanted {
 impl Wanted {
     fn pick(&self, interfaces: Vec<Interface>) -> Step {
         match self {
-            Self::All(name) if name.is_empty() => Step::Reply(vec![Value::dict(
-                interfaces.into_iter().flat_map(|i| i.properties),
-            )]),
+            Self::All(name) if name.is_empty() => {
+                // LogControl1 repeats what the manager has.
+                let all = interfaces
+                    .into_iter()
+                    .filter(|interface| interface.name != LOG_CONTROL);
+                Step::Reply(vec![Value::dict(
+                    all.flat_map(|interface| interface.properties),
+                )])
+            }
             Self::All(name) => match interfaces.into_iter().find(|i| i.name == *name) {
                 Some(interface) => Step::Reply(vec![Value::dict(interface.properties)]),
                 None => Step::bus_error("UnknownInterface", format!("Unknown interface '{name}'.")),

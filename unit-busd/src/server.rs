@@ -446,7 +446,7 @@ impl Server {
                 }
             }
             Err(error) => {
-                tracing::debug!(error = %telemetry::chain(&error), "PID 1 is not there yet")
+                tracing::debug!(error = %telemetry::chain(&error), "PID 1 is not there yet");
             }
         }
     }

@@ -162,7 +162,7 @@ fn walk(directory: &Path, prefix: &str, names: &mut Vec<String>) {
         let is_zone = name.starts_with(|c: char| c.is_ascii_uppercase());
         match entry.file_type() {
             Ok(kind) if kind.is_dir() && is_zone => {
-                walk(&entry.path(), &format!("{prefix}{name}/"), names)
+                walk(&entry.path(), &format!("{prefix}{name}/"), names);
             }
             Ok(kind) if !kind.is_dir() && is_zone => names.push(format!("{prefix}{name}")),
             _ => {}

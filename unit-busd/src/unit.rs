@@ -47,15 +47,15 @@ pub(crate) const METHODS: &[Method] = &[
     })),
     row!(UNIT, "Ref", "" => "", Root, |call| with_name(call, |_, unit| Step::Act(Act::Reference { unit, add: true }))),
     row!(UNIT, "Unref", "" => "", Root, |call| with_name(call, |_, unit| Step::Act(Act::Reference { unit, add: false }))),
-    row!(SERVICE, "GetProcesses", "" => "a(sus)", All, |call| with_name(call, |call, name| unit_processes(call, name))),
+    row!(SERVICE, "GetProcesses", "" => "a(sus)", All, |call| with_name(call, unit_processes)),
     row!(SERVICE, "AttachProcesses", "sau" => "", Root, attach),
-    row!(SCOPE, "GetProcesses", "" => "a(sus)", All, |call| with_name(call, |call, name| unit_processes(call, name))),
+    row!(SCOPE, "GetProcesses", "" => "a(sus)", All, |call| with_name(call, unit_processes)),
     row!(SCOPE, "AttachProcesses", "sau" => "", Root, attach),
     row!(SCOPE, "Abandon", "" => "", Root, |call| with_name(call, |_, name| {
         Step::ask_done(Request::AbandonScope { name })
     })),
     row!("org.freedesktop.systemd1.Slice", "GetProcesses", "" => "a(sus)", All, |call| {
-        with_name(call, |call, name| unit_processes(call, name))
+        with_name(call, unit_processes)
     }),
 ];
 

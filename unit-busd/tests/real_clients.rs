@@ -4,6 +4,8 @@
 //! The engine is the serving side of the control socket only; unit-busd is the real program. Clients run in a mount
 //! namespace of their own where `/run` is the test's directory, so this needs root.
 
+#![expect(clippy::unwrap_used, reason = "a test helper fails by panicking")]
+
 mod engine;
 
 use std::path::Path;
