@@ -26,6 +26,8 @@ pub struct Session<'a> {
     pub root: &'a Root,
     /// Addresses known.
     pub addresses: Addresses,
+    /// Name of this life of the machine; may be empty.
+    pub instance: String,
     /// For keys and included documents.
     pub client: Client,
     /// Nothing is fetched, and only what is safe before the network is planned.
@@ -186,6 +188,7 @@ impl Session<'_> {
             "hostname",
             &hostname.map_or_else(kernel_hostname, str::to_owned),
         );
+        variables.set("instance_id", &self.instance);
         let machine_id = self.root.read_text(Path::new("/etc/machine-id"));
         variables.set(
             "machine_id",

@@ -292,6 +292,7 @@ fn local(root: &Root, units: &mut dyn Units, options: &Options) -> Result<Report
     let session = Session {
         root,
         addresses: Addresses::default(),
+        instance: state.meta.instance_id.clone(),
         client: Client::new(),
         offline: true,
     };
@@ -424,6 +425,7 @@ fn config_stage(
     let session = Session {
         root,
         addresses,
+        instance: state.meta.instance_id.clone(),
         client: Client::new(),
         offline: false,
     };

@@ -1,4 +1,5 @@
 //! Plans performed below a root directory, whole documents and whole boots.
+#![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
 
 mod common;
 
@@ -25,6 +26,7 @@ fn plan(machine: &Machine, document: &str) -> Vec<Change> {
     let session = Session {
         root: &machine.root,
         addresses: Addresses::default(),
+        instance: "i-1".into(),
         client: Client::new(),
         offline: false,
     };
@@ -203,6 +205,7 @@ fn one_undecodable_content_rejects_the_document() {
     let session = Session {
         root: &machine.root,
         addresses: Addresses::default(),
+        instance: "i-1".into(),
         client: Client::new(),
         offline: false,
     };

@@ -1,6 +1,7 @@
 //! Layouts of drives as directories. The host's kernel may know neither vfat nor ISO 9660, so mounting
 //! for real is a matter of the whole-system tests, whose machines get such drives; labels of real
 //! images are read in the library's own tests.
+#![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! Plans of whole documents, compared with files. `BLESS=1 cargo test -p cloudinit` writes them anew.
+#![allow(clippy::unwrap_used)] // A failed step of a test is a failed test.
 
 mod common;
 
@@ -19,6 +20,7 @@ fn check(name: &str) {
             public_ipv4: "192.0.2.11".into(),
             ..Addresses::default()
         },
+        instance: "i-1".into(),
         client: Client::new(),
         offline: false,
     };

@@ -253,6 +253,7 @@ fn apply(given: &Given, root: &Root, fetched: &Fetched, convert: bool) -> ExitCo
     let session = Session {
         root,
         addresses: plain_addresses(given, &fetched.meta.addresses),
+        instance: fetched.meta.instance_id.clone(),
         client: Client::new(),
         offline: false,
     };

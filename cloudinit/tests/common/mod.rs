@@ -1,5 +1,5 @@
 //! Shared by the integration tests: a root directory with accounts, and a service manager that records.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
