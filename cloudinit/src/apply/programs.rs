@@ -32,8 +32,8 @@ impl Applier<'_> {
             .status();
         let problem = match status {
             Ok(status) if status.success() => None,
-            Ok(status) => Some(format!("{}: {status}", args.join(" "))),
-            Err(error) => Some(format!("{}: {error}", args.join(" "))),
+            Ok(status) => Some(format!("{}: {status}", program)),
+            Err(error) => Some(format!("{}: {error}", program)),
         };
         if let Some(mark) = mark
             && let Err(error) = self.root.write(&mark, b"", Perm::root(0o600))

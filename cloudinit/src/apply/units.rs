@@ -9,6 +9,10 @@ use dbus_api::systemd1::{self, Job, JobMode, JobResult, TransientProperty, Verb}
 /// How long a job may stay in the queue while we ourselves are starting, before we stop waiting.
 const BLOCKED: Duration = Duration::from_secs(5);
 
+/// How often, and at what pauses, a lost bus is looked for again.
+const RECONNECTS: u32 = 50;
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
 /// How to wait for a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
@@ -117,23 +121,47 @@ impl SystemBus {
         Err(Error::Closed)
     }
 
+    /// Queues a job and waits for it. The manager restarts its bus without losing jobs, so a lost
+    /// connection is made anew and the same job is waited for; it is never given twice for that.
     fn finish(
         &mut self,
         unit: &str,
         queue: impl Fn() -> dbus_api::Call<Job>,
         patience: Patience,
     ) -> Result<Ended, UnitError> {
-        let waited = self.with(|bus| {
-            let job = bus.call(queue())?;
-            wait(bus, &job, unit, patience)
-        });
-        waited.map_err(|error| {
+        let failed = |error: Error| {
             if error.is_no_such_unit() {
                 UnitError::NoSuchUnit(unit.to_owned())
             } else {
                 UnitError::Bus(error)
             }
-        })
+        };
+        let job = self.with(|bus| bus.call(queue())).map_err(failed)?;
+        for _ in 0..RECONNECTS {
+            let waited = self.with(|bus| wait_or_miss(bus, &job, unit, patience));
+            match waited {
+                Err(error) if error.is_disconnected() => std::thread::sleep(RECONNECT_PAUSE),
+                other => return other.map_err(failed),
+            }
+        }
+        Err(UnitError::Bus(Error::Closed))
+    }
+}
+
+/// Waits for a job that may have ended before this connection began to listen.
+fn wait_or_miss(
+    bus: &mut Connection,
+    job: &Job,
+    unit: &str,
+    patience: Patience,
+) -> Result<Ended, Error> {
+    if is_known(bus, job)? {
+        return wait(bus, job, unit, patience);
+    }
+    match bus.wait_job(job, Some(Duration::from_millis(1))) {
+        // How it ended was said while nobody listened; the unit's own log says it too.
+        Err(Error::Timeout { .. }) => Ok(Ended::Done),
+        other => other.map(|result| ended(&result)),
     }
 }
 
@@ -163,6 +191,12 @@ fn ended(result: &JobResult) -> Ended {
     } else {
         Ended::Badly(result.to_string())
     }
+}
+
+/// Whether the manager still has the job.
+fn is_known(bus: &mut Connection, job: &Job) -> Result<bool, Error> {
+    let jobs = bus.call(systemd1::list_jobs())?;
+    Ok(jobs.iter().any(|entry| Some(entry.id) == job.id()))
 }
 
 /// Whether the job has not begun.

@@ -1,4 +1,5 @@
-//! How a change reads in `--dry-run` and in the journal. Password hashes are never shown.
+//! How a change reads in `--dry-run` and in the journal. Password hashes are never
+//! shown, arguments of commands (which may be secrets too) only by `--dry-run`.
 
 use std::fmt;
 
@@ -59,7 +60,7 @@ impl fmt::Display for Change {
             }
             Change::Run { args, late } => {
                 let when = if *late { " once per instance" } else { "" };
-                write!(f, "run{when} {}", args.join(" "))
+                write!(f, "run{when} {}", args.first().map_or("", String::as_str))
             }
             Change::RunScript { script } => write!(f, "run script ({} bytes)", script.len()),
             Change::Problem { message, weight } => match weight {
@@ -110,6 +111,7 @@ pub fn render(changes: &[Change]) -> String {
             Change::WriteFile { content, .. } => String::from_utf8(content.clone()).ok(),
             Change::RunScript { script } => Some(script.clone()),
             Change::SetKeys { keys, .. } => Some(keys.join("\n")),
+            Change::Run { args, .. } => Some(args.join(" ")),
             _ => None,
         };
         for line in body.iter().flat_map(|b| b.lines()) {
