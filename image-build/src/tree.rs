@@ -271,6 +271,10 @@ pub fn overlay(rootfs: &Path, root: &Path) -> Result<()> {
 /// What the maintainer scripts would have done: CA bundle, module index, awk and sh links, mode bits.
 pub fn finish(root: &Path, ca_source: &Path, kernel: &str) -> Result<()> {
     ca_bundle(root, ca_source)?;
+    let sudo = root.join("usr/lib/cargo/bin/sudo");
+    if sudo.exists() {
+        fs::set_permissions(&sudo, fs::Permissions::from_mode(0o4755))?;
+    }
     tool::need("depmod", "kmod")?;
     Command::new("depmod")
         .arg("-b")

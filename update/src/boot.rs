@@ -16,9 +16,6 @@ pub struct BootInfo {
     /// Root hash of /usr.
     #[serde(default)]
     pub usrhash: Option<String>,
-    /// The loader found nothing bootable by its rules.
-    #[serde(default)]
-    pub recovery: bool,
 }
 
 /// Why the boot record cannot be used.
