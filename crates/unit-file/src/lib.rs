@@ -13,6 +13,7 @@ mod diagnostic;
 pub mod document;
 pub mod dropin;
 pub mod environment;
+pub mod install;
 pub mod load;
 pub mod name;
 pub mod settings;

@@ -501,7 +501,10 @@ fn apply_presets(boot: &mut Boot) -> std::io::Result<()> {
     }
     log::say(Level::Info, format_args!("first boot: applying presets"));
     let system = System::new(boot.cmdline.clone(), true);
-    crate::unit_files::preset_all(&system).map_err(std::io::Error::other)
+    system
+        .installer()
+        .preset_everything()
+        .map_err(|e| std::io::Error::other(e.message))
 }
 
 /// Loads drivers, has every block device looked at, and makes the links, before the first unit starts.

@@ -19,6 +19,17 @@ enum Entry {
     Link(String),
 }
 
+/// What a name's file is, for its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effective {
+    /// A unit file of its own.
+    File,
+    /// It masks the unit.
+    Mask,
+    /// A link to another unit's file.
+    Alias,
+}
+
 #[derive(Debug, Default)]
 struct Listing {
     /// Modification time (ns) and inode of the directory when it was read; none if it did not exist.
@@ -115,6 +126,27 @@ impl UnitDirectories {
             }
         }
         current
+    }
+
+    /// Names of all unit files in the search path.
+    pub(crate) fn names(&mut self) -> BTreeSet<String> {
+        self.refresh();
+        self.listings
+            .values()
+            .flat_map(|l| l.entries.keys().cloned())
+            .collect()
+    }
+
+    /// The directory whose file counts for this name, and whether it masks the unit or is an alias.
+    pub(crate) fn effective(&mut self, file: &str) -> Option<(String, Effective)> {
+        self.refresh();
+        let (dir, entry) = self.lookup(file)?;
+        let kind = match entry {
+            Entry::File => Effective::File,
+            Entry::Mask => Effective::Mask,
+            Entry::Link(_) => Effective::Alias,
+        };
+        Some((dir.to_owned(), kind))
     }
 
     fn lookup(&self, file: &str) -> Option<(&str, &Entry)> {

@@ -20,7 +20,7 @@ use unit_file::specifier::MachineInfo;
 use crate::cmdline::CommandLine;
 use crate::{glob, users};
 
-pub(crate) use files::UnitDirectories;
+pub(crate) use files::{Effective, UnitDirectories};
 
 /// The running system.
 #[derive(Debug)]
@@ -43,6 +43,11 @@ impl System {
             cmdline,
             first_boot,
         }
+    }
+
+    /// The same directories, for requests that change links.
+    pub(crate) fn installer(&self) -> crate::unit_files::Installer<'_> {
+        crate::unit_files::Installer::new(&self.directories, facts::machine())
     }
 
     /// Directories may have changed since the last turn of the loop.
@@ -141,7 +146,7 @@ impl Host for System {
     }
 
     fn unit_file_state(&self, unit: &UnitName) -> (Option<UnitFileState>, String) {
-        crate::unit_files::state_and_preset(unit)
+        self.installer().state_and_preset(unit)
     }
 
     fn random_id(&self) -> [u8; 16] {

@@ -136,7 +136,7 @@ impl Manager {
             ),
             Action::Reply { id, result } => self.control.reply(id, *result, &mut self.poll),
             Action::UnitFiles { id, request } => {
-                let result = crate::unit_files::handle(&request, &self.system);
+                let result = self.system.installer().handle(&request);
                 let changed = matches!(&result, Ok(init_control::Reply::UnitFileChanges { changes, .. }) if !changes.is_empty());
                 self.control.reply(id, result, &mut self.poll);
                 if changed {
