@@ -275,6 +275,17 @@ fn three_machines_reach_each_other_over_vxlan_and_keep_doing_so_without_etcd() {
         machines[0].pings_from(&addresses[0], &addresses[2])
     });
 
+    // A machine that gets another address tells the others and keeps its subnet.
+    machines[1].ns.ip("addr del 10.66.0.12/24 dev eth0");
+    machines[1].ns.ip("addr add 10.66.0.42/24 dev eth0");
+    machines[1].ns.ip("route replace default via 10.66.0.1");
+    eventually(20, "the lease names the new address", || {
+        lan.leases().contains("10.66.0.42")
+    });
+    eventually(20, "and it is reached there", || {
+        machines[0].pings_from(&addresses[0], &addresses[1])
+    });
+
     // A machine that goes for good takes its routes along when its lease ends.
     let route = format!("{}0/24", addresses[2].strip_suffix('1').unwrap());
     assert!(machines[0].ns.ip("route").contains(&route));

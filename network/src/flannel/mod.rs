@@ -7,6 +7,7 @@
 
 mod device;
 pub mod model;
+mod news;
 pub mod options;
 mod output;
 pub mod plan;

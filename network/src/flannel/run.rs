@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_kv::{Credentials, EtcdConfig, EtcdKv, KvError, Watch};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -14,18 +12,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::device::{self, Device, DeviceError, External};
 use super::model::{Attributes, Config};
+use super::news::{News, listen};
 use super::options::{Command, HELP, Options, parse};
 use super::output;
-use super::plan::{Here, PROTO_FLANNEL, Unusable, plan, wanted};
+use super::plan::{Here, Unusable, plan, wanted};
 use super::store::{Claim, Snapshot, Store, StoreError, TTL};
-use crate::netlink::link::{RTM_DELLINK, RTM_NEWLINK};
-use crate::netlink::route::RTM_DELROUTE;
 use crate::netlink::socket::groups;
-use crate::netlink::{Handle, Link, Monitor, NetlinkError, Route};
+use crate::netlink::{Handle, Monitor, NetlinkError};
 
 const PROGRAM: &str = "flanneld";
 /// Between attempts to do what could not be done: 1, 2, 4, then this many seconds.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// Until the next attempt to repair: a device that is on its way out refuses everything for a moment.
+const REPAIR_AGAIN: Duration = Duration::from_secs(2);
 /// Until the next attempt to renew.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
@@ -111,7 +110,8 @@ async fn run(options: Options) -> Result<(), RunError> {
 
 async fn serve(options: Options, store: Store) -> Result<(), RunError> {
     let mut handle = Handle::new().map_err(RunError::Netlink)?;
-    let monitor = Monitor::new(groups::LINK | groups::IPV4_ROUTE).map_err(RunError::Netlink)?;
+    let monitor = Monitor::new(groups::LINK | groups::IPV4_ADDRESS | groups::IPV4_ROUTE)
+        .map_err(RunError::Netlink)?;
     let news = listen(monitor).map_err(RunError::Start)?;
 
     let external = patiently("the link to the other machines", async || {
@@ -213,6 +213,7 @@ impl Overlay {
         self.sync(&snapshot, &mut unusable);
         self.check_claim(&snapshot).await?;
         let mut renewal = Instant::now() + self.renewal_after(TTL);
+        let mut broken = false;
         loop {
             tokio::select! {
                 batch = watch.next() => match batch {
@@ -230,11 +231,11 @@ impl Overlay {
                     }
                 },
                 () = sleep_until(renewal) => renewal = Instant::now() + self.renew().await?,
-                Some(first) = news.recv() => {
-                    if self.concerned(first, &mut news) {
-                        self.repair()?;
-                        self.sync(&snapshot, &mut unusable);
-                    }
+                Some(first) = news.recv() => if self.concerned(first, &mut news) {
+                    broken = self.repair(&snapshot, &mut unusable).await?;
+                },
+                () = sleep(REPAIR_AGAIN), if broken => {
+                    broken = self.repair(&snapshot, &mut unusable).await?;
                 }
             }
         }
@@ -367,62 +368,52 @@ impl Overlay {
             .fold(false, |any, n| any | matters(n))
     }
 
-    /// Makes the device anew if it is gone, and brings it up.
-    fn repair(&mut self) -> Result<(), RunError> {
-        let device = device::ensure_vxlan(&mut self.handle, self.config.backend, &self.external)
-            .map_err(RunError::Device)?;
-        if let Some(device) = &device {
-            device::configure(&mut self.handle, device, self.claim.subnet)
-                .map_err(RunError::Device)?;
+    /// Puts right what others changed. Whether it must be tried again.
+    async fn repair(
+        &mut self,
+        snapshot: &Snapshot,
+        unusable: &mut Vec<Unusable>,
+    ) -> Result<bool, RunError> {
+        let repaired = self.repair_device();
+        if let Err(error) = &repaired {
+            tracing::warn!("{}", telemetry::chain(error));
         }
-        self.device = device;
-        Ok(())
+        self.tell_address().await?;
+        self.sync(snapshot, unusable);
+        Ok(repaired.is_err())
     }
-}
 
-/// What the kernel tells that can concern the overlay.
-#[derive(Debug, Clone, Copy)]
-enum News {
-    /// A link changed or went.
-    Link(u32),
-    /// One of our routes went.
-    RouteGone,
-    /// More happened than could be listened to.
-    SomeLost,
-}
+    /// Makes the device anew if it is gone, and brings it up.
+    fn repair_device(&mut self) -> Result<(), DeviceError> {
+        match device::external(&mut self.handle, &self.options.interfaces) {
+            Ok(external) => self.external = external,
+            // Between two addresses there may be none: what is there goes on.
+            Err(error) => tracing::warn!("{}", telemetry::chain(&error)),
+        }
+        self.device = device::ensure_vxlan(&mut self.handle, self.config.backend, &self.external)?;
+        match &self.device {
+            Some(device) => device::configure(&mut self.handle, device, self.claim.subnet),
+            None => Ok(()),
+        }
+    }
 
-/// Listens in a thread of its own, which sleeps in `poll` nearly always.
-fn listen(mut monitor: Monitor) -> std::io::Result<mpsc::Receiver<News>> {
-    let (sender, receiver) = mpsc::channel(256);
-    std::thread::Builder::new()
-        .name("netlink".to_owned())
-        .spawn(move || {
-            loop {
-                let mut fds = [PollFd::new(&monitor, PollFlags::IN)];
-                if poll(&mut fds, None).is_err_and(|e| e != Errno::INTR) {
-                    return;
-                }
-                let mut news = Vec::new();
-                let complete = monitor.drain(|message| match message.kind {
-                    RTM_NEWLINK | RTM_DELLINK => {
-                        news.extend(Link::parse(message.body).map(|l| News::Link(l.index)));
-                    }
-                    RTM_DELROUTE
-                        if Route::parse(message.body).is_some_and(|r| r.proto == PROTO_FLANNEL) =>
-                    {
-                        news.push(News::RouteGone);
-                    }
-                    _ => {}
-                });
-                if !complete.unwrap_or(false) {
-                    news.push(News::SomeLost);
-                }
-                if news.into_iter().any(|n| sender.blocking_send(n).is_err()) {
-                    return;
-                }
-            }
-        })?;
-    Ok(receiver)
+    /// Where this machine's own address changed, the others are told, so that containers keep their subnet.
+    async fn tell_address(&mut self) -> Result<(), RunError> {
+        let public_ip = self.options.public_ip.unwrap_or(self.external.address);
+        let mac = self.device.as_ref().map(|d| d.mac);
+        let own = Attributes::new(public_ip, self.config.backend, mac);
+        if own == self.own {
+            return Ok(());
+        }
+        tracing::warn!("other machines now reach this one at {public_ip}");
+        let (store, claim) = (&self.store, &self.claim);
+        patiently("telling the other machines our address", async || {
+            store.tell(claim, &own).await
+        })
+        .await;
+        self.own = own;
+        self.publish()
+    }
 }
 
 /// Tries until it works. Says what is missing when that changes, not every time.

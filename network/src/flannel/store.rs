@@ -208,6 +208,13 @@ impl Store {
         Ok(done.succeeded.then_some(Claim { subnet, key, lease }))
     }
 
+    /// Writes what the others must know now into our claim.
+    pub(super) async fn tell(&self, claim: &Claim, own: &Attributes) -> Result<(), StoreError> {
+        let value = serde_json::to_string(own).unwrap_or_default();
+        let written = self.kv.put(claim.key.as_str(), value, claim.lease).await;
+        written.map(drop).map_err(etcd("write our own subnet"))
+    }
+
     /// Prolongs the claim; the time it now has.
     pub(super) async fn renew(&self, claim: &Claim) -> Result<Duration, KvError> {
         match claim.lease {
