@@ -84,13 +84,27 @@ pub(crate) fn verb(word: &str) -> Result<Verb, UnitError> {
 /// The manager of this machine on the system bus; connects at first use and again after a loss.
 #[derive(Debug, Default)]
 pub struct SystemBus {
+    /// Another bus than the system's.
+    address: Option<String>,
     connection: Option<Connection>,
 }
 
 impl SystemBus {
+    /// The manager on the bus at an address (`unix:path=…`).
+    pub fn at(address: &str) -> Self {
+        Self {
+            address: Some(address.to_owned()),
+            connection: None,
+        }
+    }
+
     fn connection(&mut self) -> Result<&mut Connection, UnitError> {
         if self.connection.is_none() {
-            let mut connection = Connection::system().map_err(UnitError::Bus)?;
+            let mut connection = match &self.address {
+                Some(address) => Connection::bus(address),
+                None => Connection::system(),
+            }
+            .map_err(UnitError::Bus)?;
             connection.watch_jobs().map_err(UnitError::Bus)?;
             self.connection = Some(connection);
         }
