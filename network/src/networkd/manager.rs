@@ -13,10 +13,10 @@ use rustix::time::{ClockId, clock_gettime};
 use super::claim::Claim;
 use super::kernel::{Change, Kernel};
 use super::port::{Outcome, Port};
-use super::publish::{self, Places};
+use super::publish::Places;
 use super::steps::{conclude, perform_step, read_sysctl};
-use super::{facts, hostname, identity, masquerade};
-use crate::config::{Cidr, HostFacts, LinkFacts, NetworkFile, choose, search};
+use super::{facts, hostname, identity};
+use crate::config::{HostFacts, LinkFacts, NetworkFile, choose, search};
 use crate::dhcp::{Client, Event, Lease};
 use crate::files::Writer;
 use crate::netlink::socket::groups;
@@ -79,18 +79,18 @@ const RETRY_REFUSED: u64 = 10_000;
 /// The daemon.
 #[derive(Debug)]
 pub struct Manager {
-    root: PathBuf,
-    places: Places,
-    handle: Handle,
-    monitor: Monitor,
-    signals: OwnedFd,
-    kernel: Kernel,
-    host: HostFacts,
-    files: Vec<NetworkFile>,
-    links: BTreeMap<u32, ManagedLink>,
-    writer: Writer,
-    masquerading: Option<String>,
-    stop: bool,
+    pub(super) root: PathBuf,
+    pub(super) places: Places,
+    pub(super) handle: Handle,
+    pub(super) monitor: Monitor,
+    pub(super) signals: OwnedFd,
+    pub(super) kernel: Kernel,
+    pub(super) host: HostFacts,
+    pub(super) files: Vec<NetworkFile>,
+    pub(super) links: BTreeMap<u32, ManagedLink>,
+    pub(super) writer: Writer,
+    pub(super) masquerading: Option<String>,
+    pub(super) stop: bool,
 }
 
 const SIGHUP: i32 = 1;
@@ -563,70 +563,6 @@ impl Manager {
         }
         done
     }
-
-    fn publish(&mut self) {
-        let sources: Vec<_> = self.links.values().map(publish::source).collect();
-        let text = crate::resolv::resolv_conf(&sources);
-        let written = self.writer.put(self.places.resolv_conf.clone(), text);
-        report(written, "failed to write resolv.conf");
-        self.publish_time(&crate::resolv::time_sources(&sources));
-        self.publish_masquerading();
-        // Last, because whoever waits for "online" uses what stands above.
-        let status = |(index, managed): (&u32, &ManagedLink)| {
-            let link = self.kernel.links.get(index)?;
-            publish::status(link, &self.kernel.addresses(*index), managed)
-        };
-        let states: Vec<_> = self.links.iter().filter_map(status).collect();
-        let written = publish::write_states(&mut self.writer, &self.places, &states);
-        report(written, "failed to write the links' states");
-    }
-
-    fn publish_time(&mut self, text: &str) {
-        let path = self.places.time_sources.clone();
-        let changed = if text.is_empty() {
-            self.writer.remove(&path)
-        } else {
-            self.writer.put(path, text.to_owned())
-        };
-        match changed {
-            // A time daemon that runs reads the list again; one that starts later reads it anyway.
-            Ok(true) if Path::new("/run/chrony/chronyd.pid").exists() => {
-                let told = std::process::Command::new("chronyc")
-                    .args(["reload", "sources"])
-                    .output();
-                report(told, "failed to tell the time daemon its sources");
-            }
-            other => report(other, "failed to write the time sources"),
-        }
-    }
-
-    fn publish_masquerading(&mut self) {
-        let wishes: Vec<(String, Vec<Cidr>)> = self
-            .links
-            .values()
-            .filter_map(|managed| {
-                let file = managed.managing_file()?;
-                let (v4, v6) = (file.settings.masquerade_v4, file.settings.masquerade_v6);
-                let networks = file.settings.addresses.iter().map(|a| a.address);
-                let networks: Vec<Cidr> = networks
-                    .filter(|n| if n.addr.is_ipv4() { v4 } else { v6 })
-                    .collect();
-                (!networks.is_empty()).then(|| (managed.facts.name.clone(), networks))
-            })
-            .collect();
-        let rules = masquerade::rules(&wishes);
-        if self
-            .masquerading
-            .as_ref()
-            .map_or(!wishes.is_empty(), |have| *have != rules)
-        {
-            report(
-                crate::nft::load(&rules),
-                "failed to set the masquerading rules",
-            );
-            self.masquerading = Some(rules);
-        }
-    }
 }
 
 /// The manager not hearing us is no reason to stop serving.
@@ -636,7 +572,7 @@ fn notify(states: &[sd_daemon::State<'_>]) {
     }
 }
 
-fn report<T>(result: std::io::Result<T>, what: &str) {
+pub(super) fn report<T>(result: std::io::Result<T>, what: &str) {
     if let Err(error) = result {
         tracing::warn!(%error, "{what}");
     }
