@@ -245,7 +245,8 @@ impl Engine {
             self.run_jobs(cx);
             let started = self.start_idle_services(cx);
             let followed = self.run_follow_ups(cx);
-            if self.run_queue.is_empty() && !started && !followed {
+            let quiet = self.run_queue.is_empty() && !started && !followed;
+            if quiet && !self.break_deadlock(cx) {
                 break;
             }
         }

@@ -185,6 +185,27 @@ impl Engine {
         })
     }
 
+    /// Jobs of different transactions may come to wait for each other in a ring (a restart that has become a
+    /// start). When all jobs are blocked, the order of the newest is given up. True when that helped.
+    pub(crate) fn break_deadlock(&mut self, cx: &mut Cx<'_>) -> bool {
+        let stuck =
+            !self.jobs.is_empty() && self.jobs.values().all(|j| !j.running && self.is_blocked(j));
+        if !stuck {
+            return false;
+        }
+        let Some((id, job)) = self.jobs.iter_mut().next_back() else {
+            return false;
+        };
+        let (id, unit) = (*id, job.unit);
+        job.ignore_order = true;
+        self.run_queue.insert(id);
+        let name = self.unit(unit).name.clone();
+        let text =
+            format!("{name}: its job waits for itself by way of others, it runs without order");
+        self.log(cx, LogLevel::Error, Some(name), text);
+        true
+    }
+
     /// Runs what can run until nothing more can.
     pub(crate) fn run_jobs(&mut self, cx: &mut Cx<'_>) {
         while let Some(id) = self.run_queue.pop_first() {

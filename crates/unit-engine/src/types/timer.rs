@@ -117,7 +117,8 @@ impl Engine {
                 TimerBase::OnBoot => (0, true),
                 TimerBase::OnStartup => (self.boot.userspace.monotonic, true),
                 TimerBase::OnUnitActive => (target_up.max(last.monotonic), false),
-                TimerBase::OnUnitInactive => (target_down, false),
+                // Also counted from the last trigger: a start that is refused changes no stamp.
+                TimerBase::OnUnitInactive => (target_down.max(last.monotonic), false),
             };
             if from == 0 && !once {
                 monotonic_next.push(0);
