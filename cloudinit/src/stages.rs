@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::apply::root::{FsError, Perm, own};
 use crate::apply::{Applier, NetworkRestart, Patience, Root, Summary, Units};
 use crate::config;
-use crate::datasource::choose::{self, PendingSeed};
+use crate::datasource::choose::{self, Pending};
 use crate::datasource::http::Client;
 use crate::datasource::{Fetched, cmdline};
 use crate::input::{self, Input};
@@ -92,7 +92,7 @@ struct State {
     source: String,
     meta: MetaData,
     documents: Vec<Kept>,
-    pending: Option<PendingSeed>,
+    pending: Option<Pending>,
     url: Option<String>,
 }
 

@@ -48,6 +48,25 @@ pub(crate) const FLAGS: &[Flag] = &[
         "read a directory with NoCloud's files",
     ),
     text("from-url", "URL", "fetch user data from an address"),
+    text(
+        "from-ec2-metadata",
+        "URL",
+        "read EC2's metadata service (http://169.254.169.254/)",
+    ),
+    text(
+        "from-openstack-metadata",
+        "URL",
+        "read OpenStack's metadata service",
+    ),
+    text(
+        "from-digitalocean-metadata",
+        "URL",
+        "read DigitalOcean's metadata service",
+    ),
+    switch(
+        "from-metadata-service",
+        "old name of -from-ec2-metadata http://169.254.169.254/",
+    ),
     switch(
         "from-proc-cmdline",
         "fetch user data from the address in cloud-config-url=",
@@ -55,7 +74,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     text(
         "oem",
         "NAME",
-        "preset flags of a platform (rackspace-onmetal)",
+        "preset flags of a platform: digitalocean, ec2-compat, rackspace-onmetal",
     ),
     text(
         "convert-netconf",

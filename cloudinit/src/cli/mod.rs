@@ -13,6 +13,7 @@ use std::time::Duration;
 use flags::Given;
 
 use crate::apply::{Root, SystemBus};
+use crate::datasource::cloud::{Kind, LINK_LOCAL};
 use crate::datasource::http::Client;
 use crate::datasource::{Fetched, Source, first_available, kernel_words};
 use crate::metadata::Addresses;
@@ -176,21 +177,36 @@ fn sources(given: &Given) -> Result<Vec<Source>, String> {
     ] {
         sources.extend(given.text(flag).filter(|v| !v.is_empty()).map(make));
     }
+    for (flag, kind) in [
+        ("from-ec2-metadata", Kind::Ec2),
+        ("from-openstack-metadata", Kind::OpenStack),
+        ("from-digitalocean-metadata", Kind::DigitalOcean),
+    ] {
+        if let Some(base) = given.text(flag).filter(|v| !v.is_empty()) {
+            let slash = if base.ends_with('/') { "" } else { "/" };
+            sources.push(Source::Cloud(kind, format!("{base}{slash}")));
+        }
+    }
+    let link_local = |kind| Source::Cloud(kind, LINK_LOCAL.to_owned());
+    let drive = || Source::ConfigDrive("/media/configdrive".into());
+    if given.is_set("from-metadata-service") {
+        sources.push(link_local(Kind::Ec2));
+    }
     if given.is_set("from-proc-cmdline") {
         sources.push(Source::ProcCmdline);
     }
     match given.text("oem") {
         None | Some("") => {}
-        // Preset of the only platform whose source is a drive.
-        Some("rackspace-onmetal") => {
-            sources.push(Source::ConfigDrive("/media/configdrive".into()));
-        }
+        Some("rackspace-onmetal") => sources.push(drive()),
+        Some("digitalocean") => sources.push(link_local(Kind::DigitalOcean)),
+        // In a fixed order: which of two answers first must not decide what a machine becomes.
+        Some("ec2-compat") => sources.extend([drive(), link_local(Kind::Ec2)]),
         Some(other) => return Err(format!("invalid OEM name \"{other}\"")),
     }
     if sources.is_empty() {
         return Err(
             "provide at least one of -from-file, -from-configdrive, -from-nocloud, \
-                    -from-url or -from-proc-cmdline"
+                    -from-url, -from-proc-cmdline or -from-ec2-metadata"
                 .to_owned(),
         );
     }

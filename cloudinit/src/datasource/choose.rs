@@ -2,13 +2,15 @@
 //!
 //! In this order, the first that is there: `ds=nocloud` on the kernel command line with a place, a drive
 //! labelled `config-2`, a drive labelled `cidata`, the seed directory, `ds=nocloud` in the SMBIOS
-//! serial number, QEMU's fw_cfg files. Nothing on the network is probed without being named: a machine
-//! without any of these has no source, which is fine.
+//! serial number, QEMU's fw_cfg files, and the metadata service of the platform that the firmware (or
+//! `*.oem.id=`) names. Nothing on the network is probed without being named: a machine without any of
+//! these has no source, which is fine.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::cloud::{self, Firmware, Kind};
 use super::cmdline::{self, Seed};
 use super::drive::{self, Mounted};
 use super::http::Client;
@@ -23,6 +25,16 @@ const SERIAL: &str = "/sys/class/dmi/id/product_serial";
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/flotilla";
 
 /// A source that needs the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pending {
+    /// NoCloud files below an address.
+    Seed(PendingSeed),
+    /// The metadata service of the platform, at its usual address.
+    Cloud(Kind),
+}
+
+/// Where NoCloud files are, and what was said with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingSeed {
     /// Host name given with it.
@@ -41,7 +53,7 @@ pub struct Choice {
     /// What it gave.
     pub fetched: Fetched,
     /// What is still to be fetched.
-    pub pending: Option<PendingSeed>,
+    pub pending: Option<Pending>,
 }
 
 /// Looks for a source below `root`; hardware is looked at only on the running system.
@@ -99,6 +111,15 @@ fn without_seed(root: &Path, words: &[String], live: bool) -> Result<Choice, Sou
             });
         }
     }
+    let oem = cmdline::prefixed_value(words, "oem.id");
+    let kind = live.then(|| cloud::detect(oem.as_deref(), &Firmware::read()));
+    if let Some(kind) = kind.flatten() {
+        return Ok(Choice {
+            source: format!("{kind:?} metadata service"),
+            pending: Some(Pending::Cloud(kind)),
+            ..Choice::default()
+        });
+    }
     Ok(Choice::default())
 }
 
@@ -110,11 +131,11 @@ fn from_seed(source: &str, seed: &Seed) -> Result<Choice, SourceError> {
             instance_id,
             from,
         } = seed.clone();
-        let pending = Some(PendingSeed {
+        let pending = Some(Pending::Seed(PendingSeed {
             hostname,
             instance_id,
             from,
-        });
+        }));
         let mut choice = Choice {
             source,
             pending,
@@ -170,18 +191,20 @@ fn firmware_files() -> Result<Option<Fetched>, SourceError> {
 }
 
 /// Fetches what was pending.
-pub fn fetch_pending(pending: &PendingSeed, client: &Client) -> Result<Fetched, SourceError> {
-    let PendingSeed {
-        hostname,
-        instance_id,
-        from,
-    } = pending.clone();
-    nocloud::fetch_seed(
-        &Seed {
+pub fn fetch_pending(pending: &Pending, client: &Client) -> Result<Fetched, SourceError> {
+    match pending.clone() {
+        Pending::Cloud(kind) => cloud::fetch(kind, cloud::LINK_LOCAL, client),
+        Pending::Seed(PendingSeed {
             hostname,
             instance_id,
             from,
-        },
-        client,
-    )
+        }) => {
+            let seed = Seed {
+                hostname,
+                instance_id,
+                from,
+            };
+            nocloud::fetch_seed(&seed, client)
+        }
+    }
 }

@@ -27,12 +27,33 @@ pub fn fetch(dir: &Path) -> Result<Fetched, SourceError> {
 }
 
 fn metadata(dir: &Path, bytes: &[u8]) -> Result<MetaData, SourceError> {
-    let path = dir.join("openstack/latest/meta_data.json");
+    let path = dir
+        .join("openstack/latest/meta_data.json")
+        .display()
+        .to_string();
     let bad = |why: String| SourceError::BadMetaData {
-        path: path.display().to_string(),
+        path: path.clone(),
         why,
     };
     let json: Value = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+    let mut meta = basic_metadata(&json);
+    let content = json
+        .get("network_config")
+        .and_then(|n| n.get("content_path"));
+    if let Some(path) = content.and_then(Value::as_str) {
+        let file = safe_join(&dir.join("openstack"), path);
+        let bytes = read_optional(&file)?.ok_or_else(|| {
+            bad(format!(
+                "network_config names {path}, which is not on the drive"
+            ))
+        })?;
+        meta.debian_network = Some(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    Ok(meta)
+}
+
+/// The fields that a drive and the metadata service have in common.
+pub(super) fn basic_metadata(json: &Value) -> MetaData {
     let text = |key: &str| {
         json.get(key)
             .and_then(Value::as_str)
@@ -51,23 +72,11 @@ fn metadata(dir: &Path, bytes: &[u8]) -> Result<MetaData, SourceError> {
             }
         }
     }
-    let content = json
-        .get("network_config")
-        .and_then(|n| n.get("content_path"));
-    if let Some(path) = content.and_then(Value::as_str) {
-        let file = safe_join(&dir.join("openstack"), path);
-        let bytes = read_optional(&file)?.ok_or_else(|| {
-            bad(format!(
-                "network_config names {path}, which is not on the drive"
-            ))
-        })?;
-        meta.debian_network = Some(String::from_utf8_lossy(&bytes).into_owned());
-    }
-    Ok(meta)
+    meta
 }
 
 /// The vendor's document: the file is a JSON text, or an object with `cloud-init`.
-fn vendor(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn vendor(bytes: &[u8]) -> Vec<u8> {
     let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
         return Vec::new();
     };

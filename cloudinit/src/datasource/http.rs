@@ -20,7 +20,7 @@ const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// An answer of the 4xx kind: asking again is useless.
-    #[error("GET {url}: the server answered {status}")]
+    #[error("{url}: the server answered {status}")]
     Refused {
         /// Address.
         url: String,
@@ -28,7 +28,7 @@ pub enum HttpError {
         status: u16,
     },
     /// No good answer in all attempts.
-    #[error("GET {url}: no answer after {attempts} attempt(s)")]
+    #[error("{url}: no answer after {attempts} attempt(s)")]
     Failed {
         /// Address.
         url: String,
@@ -114,6 +114,25 @@ impl Client {
 
     /// The body of a 2xx answer.
     pub fn get(&self, url: &str) -> Result<Vec<u8>, HttpError> {
+        self.retry(url, || self.attempt(url))
+    }
+
+    /// The body of a 2xx answer to a PUT without a body, with headers of its own.
+    pub fn put(&self, url: &str, headers: &[(&str, &str)]) -> Result<Vec<u8>, HttpError> {
+        self.retry(url, || {
+            let mut request = self.agent.put(url);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            body_of(request.send_empty()?)
+        })
+    }
+
+    fn retry(
+        &self,
+        url: &str,
+        attempt: impl Fn() -> Result<Result<Vec<u8>, u16>, ureq::Error>,
+    ) -> Result<Vec<u8>, HttpError> {
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return Err(HttpError::Scheme(url.to_owned()));
         }
@@ -121,7 +140,7 @@ impl Client {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let error = match self.attempt(url) {
+            let error = match attempt() {
                 Ok(Ok(body)) => return Ok(body),
                 Ok(Err(status)) if (400..500).contains(&status) => {
                     return Err(HttpError::Refused {
@@ -160,18 +179,24 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(name, value);
         }
-        let mut response = request.call()?;
-        let status = response.status().as_u16();
-        if !(200..300).contains(&status) {
-            return Ok(Err(status));
-        }
-        response
-            .body_mut()
-            .with_config()
-            .limit(MAX_BODY)
-            .read_to_vec()
-            .map(Ok)
+        body_of(request.call()?)
     }
+}
+
+/// The body of a good answer, or the status of another.
+fn body_of(
+    mut response: ureq::http::Response<ureq::Body>,
+) -> Result<Result<Vec<u8>, u16>, ureq::Error> {
+    let status = response.status().as_u16();
+    if !(200..300).contains(&status) {
+        return Ok(Err(status));
+    }
+    response
+        .body_mut()
+        .with_config()
+        .limit(MAX_BODY)
+        .read_to_vec()
+        .map(Ok)
 }
 
 fn machine_certificates() -> Vec<Certificate<'static>> {

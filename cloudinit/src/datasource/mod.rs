@@ -5,6 +5,7 @@
 //! user data.
 
 pub mod choose;
+pub mod cloud;
 pub mod cmdline;
 pub mod configdrive;
 pub mod drive;
@@ -71,6 +72,8 @@ pub enum Source {
     NoCloud(PathBuf),
     /// An address.
     Url(String),
+    /// A metadata service at an address that ends in a slash.
+    Cloud(cloud::Kind, String),
     /// An address named on the kernel command line.
     ProcCmdline,
 }
@@ -82,6 +85,7 @@ impl std::fmt::Display for Source {
             Source::ConfigDrive(path) => write!(f, "config drive {}", path.display()),
             Source::NoCloud(path) => write!(f, "NoCloud directory {}", path.display()),
             Source::Url(url) => write!(f, "address {url}"),
+            Source::Cloud(kind, base) => write!(f, "{kind:?} metadata at {base}"),
             Source::ProcCmdline => write!(f, "kernel command line"),
         }
     }
@@ -94,6 +98,7 @@ impl Source {
             Source::File(path) => path.exists(),
             Source::ConfigDrive(path) | Source::NoCloud(path) => path.is_dir(),
             Source::Url(url) => Client::new().once().get(url).is_ok(),
+            Source::Cloud(kind, base) => cloud::is_available(*kind, base),
             Source::ProcCmdline => cmdline::config_url(&kernel_words()).is_some(),
         }
     }
@@ -115,6 +120,7 @@ impl Source {
             Source::ConfigDrive(path) => configdrive::fetch(path),
             Source::NoCloud(path) => nocloud::fetch_dir(path),
             Source::Url(url) => Client::new().get(url).map(plain).map_err(SourceError::Http),
+            Source::Cloud(kind, base) => cloud::fetch(*kind, base, &Client::new()),
             Source::ProcCmdline => {
                 let url = cmdline::config_url(&kernel_words()).ok_or(SourceError::NoUrl)?;
                 Client::new()
