@@ -85,7 +85,7 @@ pub(super) fn enter(order: &Order, root: Option<&str>, writable: &[String]) -> R
     if entries.is_empty() && !own_mounts {
         return Ok(());
     }
-    entries.sort();
+    let entries = in_order(entries);
     syscalls::system::unshare(UnshareFlags::NEWNS)
         .map_err(at(step::NAMESPACE, "make a mount namespace"))?;
     let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
@@ -111,6 +111,31 @@ pub(super) fn enter(order: &Order, root: Option<&str>, writable: &[String]) -> R
         .map_err(at(step::NAMESPACE, "share mounts"))?;
     }
     Ok(())
+}
+
+/// First everything that appears anew, then the flags, each sorted by path: a mount cannot be made where its
+/// parent is read-only already, and what appears anew stays writable below a read-only parent unless it is
+/// read-only itself.
+fn in_order(entries: Vec<Entry>) -> Vec<Entry> {
+    let (mut new, mut flags): (Vec<Entry>, Vec<Entry>) = entries
+        .into_iter()
+        .partition(|e| matches!(e.change, Change::Bind { .. } | Change::Tmpfs { .. } | Change::Devices | Change::Proc { .. }));
+    let locks = flags.iter().any(|e| e.change == Change::ReadOnly);
+    for entry in new.iter().filter(|_| locks) {
+        let read_only = match &entry.change {
+            Change::Bind { read_only, .. } => *read_only,
+            Change::Tmpfs { options } => options.split(',').any(|o| o == "ro"),
+            _ => false,
+        };
+        let explicit = flags.iter().any(|f| f.path == entry.path);
+        if !read_only && !explicit {
+            flags.push(Entry { path: entry.path.clone(), change: Change::Writable, optional: entry.optional });
+        }
+    }
+    new.sort();
+    flags.sort();
+    new.extend(flags);
+    new
 }
 
 fn network(exec: &ExecSettings) -> Result<(), Failure> {
@@ -444,6 +469,25 @@ mod tests {
         assert_eq!(planned[0], ("/".to_owned(), Change::ReadOnly));
         assert!(planned.contains(&("/run/x".to_owned(), Change::Writable)));
         assert!(planned.contains(&("/dev".to_owned(), Change::Writable)));
+    }
+
+    #[test]
+    fn what_appears_anew_comes_first_and_stays_writable_under_strict() {
+        let exec = ExecSettings {
+            protect_system: ProtectSystem::Strict,
+            private_devices: true,
+            temporary_file_systems: vec![("/var".to_owned(), "ro".to_owned())],
+            ..ExecSettings::default()
+        };
+        let mut entries = plan(&exec, &[]);
+        let bind = Change::Bind { source: "/x".to_owned(), recursive: false, read_only: false };
+        entries.push(Entry { path: "/tmp".to_owned(), change: bind.clone(), optional: false });
+        let order: Vec<(String, Change)> = in_order(entries).into_iter().map(|e| (e.path, e.change)).collect();
+        let position = |path: &str, change: &Change| order.iter().position(|(p, c)| p == path && c == change).expect("planned");
+        let root = position("/", &Change::ReadOnly);
+        assert!(position("/dev", &Change::Devices) < root && position("/tmp", &bind) < root);
+        assert!(position("/tmp", &Change::Writable) > root);
+        assert!(!order.contains(&("/var".to_owned(), Change::Writable)));
     }
 
     #[test]
