@@ -94,11 +94,6 @@ pub(crate) fn threshold() -> Level {
     SINK.with_borrow(|s| s.threshold)
 }
 
-/// Whether the journal takes messages now.
-pub(crate) fn journal_in_use() -> bool {
-    SINK.with_borrow(|s| s.journal.is_some())
-}
-
 /// Logs a message about no unit in particular.
 pub(crate) fn say(level: Level, text: std::fmt::Arguments<'_>) {
     entry(level, None, None, &[], &text.to_string());

@@ -225,7 +225,6 @@ fn start_manager(
             system: System::new(boot.cmdline, boot.first_boot),
             times: boot.times,
             private_tmp_key: private_tmp_key(),
-            version: version(),
             uevents,
             links: boot.links,
         };
@@ -450,9 +449,10 @@ fn log_and_limits(boot: &mut Boot) -> std::io::Result<()> {
     }
     // The kernel is to tell us instead of restarting by itself.
     let _ = rustix::system::reboot(rustix::system::RebootCommand::CadOff);
-    rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     for (resource, soft, hard) in [
-        (Resource::Nofile, 1024, 524_288),
+        // PID 1 holds the sockets of everybody; services get a soft limit of 1024 from the executor.
+        (Resource::Nofile, 524_288, 524_288),
         (Resource::Memlock, 8 << 20, 8 << 20),
     ] {
         setrlimit(

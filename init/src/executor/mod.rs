@@ -181,7 +181,6 @@ mod step {
     pub(super) const NICE: u32 = 201;
     pub(super) const FDS: u32 = 202;
     pub(super) const EXEC: u32 = 203;
-    pub(super) const MEMORY: u32 = 204;
     pub(super) const LIMITS: u32 = 205;
     pub(super) const OOM_ADJUST: u32 = 206;
     pub(super) const STDIN: u32 = 208;
@@ -397,6 +396,12 @@ fn scheduling(exec: &ExecSettings) -> Result<(), Failure> {
 
 fn limits(exec: &ExecSettings) -> Result<(), Failure> {
     use rustix::process::Resource;
+    // Programs that use select() break above 1024, so more is for those who ask.
+    if !exec.limits.iter().any(|l| l.kind == LimitKind::Nofile) {
+        let mut files = rustix::process::getrlimit(Resource::Nofile);
+        files.current = files.maximum.map_or(Some(1024), |m| Some(m.min(1024)));
+        rustix::process::setrlimit(Resource::Nofile, files).map_err(at(step::LIMITS, "set the limit Nofile"))?;
+    }
     for limit in &exec.limits {
         let resource = match limit.kind {
             LimitKind::Cpu => Resource::Cpu,

@@ -111,7 +111,6 @@ pub(crate) struct Manager {
     last_good_state: Option<Vec<u8>>,
     ctrl_alt_del: Vec<u64>,
     status_lines: bool,
-    version: String,
 }
 
 /// What the manager needs besides its descriptors.
@@ -121,7 +120,6 @@ pub(crate) struct Setup {
     pub(crate) system: System,
     pub(crate) times: BootTimes,
     pub(crate) private_tmp_key: String,
-    pub(crate) version: String,
     pub(crate) uevents: OwnedFd,
     pub(crate) links: Links,
 }
@@ -180,7 +178,6 @@ impl Manager {
             last_good_state: None,
             ctrl_alt_del: Vec::new(),
             status_lines: true,
-            version: setup.version,
         };
         manager.register(inherited.reports)?;
         Ok(manager)
@@ -219,14 +216,20 @@ impl Manager {
         self.queue.extend(first);
         self.drain();
         loop {
-            self.arm_timer();
-            self.pet_watchdog();
-            let ready = self.poll.wait();
-            self.system.new_turn();
-            for source in ready {
-                self.handle(source);
-                self.drain();
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                self.recover("a turn of the loop", panic.as_ref());
             }
+        }
+    }
+
+    fn turn(&mut self) {
+        self.arm_timer();
+        self.pet_watchdog();
+        let ready = self.poll.wait();
+        self.system.new_turn();
+        for source in ready {
+            self.handle(source);
+            self.drain();
         }
     }
 
