@@ -96,8 +96,10 @@ const STAGES: &[Stage] = &[
 /// Boots the machine and runs the manager. Does not return.
 pub(crate) fn run() -> ! {
     let start = stamp();
-    let mut boot = Boot::default();
-    boot.facts = Handover::decode(&std::env::var(handover::VARIABLE).unwrap_or_default());
+    let mut boot = Boot {
+        facts: Handover::decode(&std::env::var(handover::VARIABLE).unwrap_or_default()),
+        ..Boot::default()
+    };
     boot.times.userspace = start;
     boot.times.kernel = Stamp {
         realtime: start.realtime.saturating_sub(start.monotonic),

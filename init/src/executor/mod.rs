@@ -400,7 +400,8 @@ fn limits(exec: &ExecSettings) -> Result<(), Failure> {
     if !exec.limits.iter().any(|l| l.kind == LimitKind::Nofile) {
         let mut files = rustix::process::getrlimit(Resource::Nofile);
         files.current = files.maximum.map_or(Some(1024), |m| Some(m.min(1024)));
-        rustix::process::setrlimit(Resource::Nofile, files).map_err(at(step::LIMITS, "set the limit Nofile"))?;
+        rustix::process::setrlimit(Resource::Nofile, files)
+            .map_err(at(step::LIMITS, "set the limit Nofile"))?;
     }
     for limit in &exec.limits {
         let resource = match limit.kind {

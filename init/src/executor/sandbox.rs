@@ -117,9 +117,12 @@ pub(super) fn enter(order: &Order, root: Option<&str>, writable: &[String]) -> R
 /// parent is read-only already, and what appears anew stays writable below a read-only parent unless it is
 /// read-only itself.
 fn in_order(entries: Vec<Entry>) -> Vec<Entry> {
-    let (mut new, mut flags): (Vec<Entry>, Vec<Entry>) = entries
-        .into_iter()
-        .partition(|e| matches!(e.change, Change::Bind { .. } | Change::Tmpfs { .. } | Change::Devices | Change::Proc { .. }));
+    let (mut new, mut flags): (Vec<Entry>, Vec<Entry>) = entries.into_iter().partition(|e| {
+        matches!(
+            e.change,
+            Change::Bind { .. } | Change::Tmpfs { .. } | Change::Devices | Change::Proc { .. }
+        )
+    });
     let locks = flags.iter().any(|e| e.change == Change::ReadOnly);
     for entry in new.iter().filter(|_| locks) {
         let read_only = match &entry.change {
@@ -129,7 +132,11 @@ fn in_order(entries: Vec<Entry>) -> Vec<Entry> {
         };
         let explicit = flags.iter().any(|f| f.path == entry.path);
         if !read_only && !explicit {
-            flags.push(Entry { path: entry.path.clone(), change: Change::Writable, optional: entry.optional });
+            flags.push(Entry {
+                path: entry.path.clone(),
+                change: Change::Writable,
+                optional: entry.optional,
+            });
         }
     }
     new.sort();
@@ -480,10 +487,26 @@ mod tests {
             ..ExecSettings::default()
         };
         let mut entries = plan(&exec, &[]);
-        let bind = Change::Bind { source: "/x".to_owned(), recursive: false, read_only: false };
-        entries.push(Entry { path: "/tmp".to_owned(), change: bind.clone(), optional: false });
-        let order: Vec<(String, Change)> = in_order(entries).into_iter().map(|e| (e.path, e.change)).collect();
-        let position = |path: &str, change: &Change| order.iter().position(|(p, c)| p == path && c == change).expect("planned");
+        let bind = Change::Bind {
+            source: "/x".to_owned(),
+            recursive: false,
+            read_only: false,
+        };
+        entries.push(Entry {
+            path: "/tmp".to_owned(),
+            change: bind.clone(),
+            optional: false,
+        });
+        let order: Vec<(String, Change)> = in_order(entries)
+            .into_iter()
+            .map(|e| (e.path, e.change))
+            .collect();
+        let position = |path: &str, change: &Change| {
+            order
+                .iter()
+                .position(|(p, c)| p == path && c == change)
+                .expect("planned")
+        };
         let root = position("/", &Change::ReadOnly);
         assert!(position("/dev", &Change::Devices) < root && position("/tmp", &bind) < root);
         assert!(position("/tmp", &Change::Writable) > root);

@@ -221,14 +221,13 @@ impl UnitDirectories {
                     continue;
                 }
                 for file in sorted_names(&dir) {
-                    let masked = || {
-                        std::fs::read_link(format!("{dir}/{file}"))
-                            .is_ok_and(|t| t == Path::new("/dev/null"))
-                    };
-                    if !seen.contains_key(&file) {
-                        let counts = !masked() && UnitName::parse(&file).is_ok();
-                        seen.insert(file, counts);
-                    }
+                    let path = format!("{dir}/{file}");
+                    // The first directory decides, also when it says "not this one".
+                    seen.entry(file).or_insert_with_key(|name| {
+                        let masked =
+                            std::fs::read_link(&path).is_ok_and(|t| t == Path::new("/dev/null"));
+                        !masked && UnitName::parse(name).is_ok()
+                    });
                 }
             }
         }

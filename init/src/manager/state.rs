@@ -38,10 +38,13 @@ pub(crate) struct Saved {
     notify: i32,
     watchdog: Option<i32>,
     held: Vec<(String, i32)>,
-    fds: Vec<(FdToken, i32, Option<(UnitName, Listen)>)>,
+    fds: Vec<SavedFd>,
     reports: Vec<(SpawnId, i32)>,
     next_token: u64,
 }
+
+/// A descriptor the engine knows: its token, its number, and the socket unit's line it was opened for.
+type SavedFd = (FdToken, i32, Option<(UnitName, Listen)>);
 
 impl Saved {
     /// Reads what the manager before us left in descriptor `number`.
