@@ -153,7 +153,7 @@ pub fn parse(args: &[String], api: Option<&str>) -> Job {
     let mut rest = args.iter();
     let mut literal = false;
     while let Some(arg) = rest.next() {
-        let number = arg[1.min(arg.len())..].starts_with(|c: char| c.is_ascii_digit());
+        let number = arg.as_bytes().get(1).is_some_and(u8::is_ascii_digit);
         // What exec-watch runs has options of its own.
         let command = line.verb == "exec-watch" && !line.args.is_empty();
         if literal || command || !arg.starts_with('-') || arg == "-" || number {

@@ -299,18 +299,14 @@ impl Work {
         if !others.is_empty() {
             self.initial_cluster(&name, &others);
         }
-        for (variable, value) in &self.env {
-            if variable.ends_with("_URLS") {
-                for url in value.split(',') {
-                    host_port("a URL variable", url.trim()).map_err(|_| PlanError::Url {
-                        name: URL_NAMES
-                            .iter()
-                            .find(|n| *n == variable)
-                            .copied()
-                            .unwrap_or("ETCD_…_URLS"),
-                        value: url.trim().to_owned(),
-                    })?;
-                }
+        for name in URL_NAMES {
+            for url in self
+                .env
+                .get(*name)
+                .into_iter()
+                .flat_map(|list| list.split(','))
+            {
+                host_port(name, url.trim())?;
             }
         }
         let set = self
