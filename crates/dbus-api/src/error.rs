@@ -85,19 +85,25 @@ impl Error {
         )
     }
 
-    /// Is the method, interface or service absent (e.g. `org.flotilla.Init1` on stock systemd)?
+    /// Is the method, interface or service absent (e.g. `org.flotilla.Init1` on stock systemd), or a service that the
+    /// bus cannot start?
     pub fn is_unsupported(&self) -> bool {
-        matches!(
-            self.name(),
-            Some(
-                "org.freedesktop.DBus.Error.UnknownMethod"
-                    | "org.freedesktop.DBus.Error.UnknownInterface"
-                    | "org.freedesktop.DBus.Error.UnknownObject"
-                    | "org.freedesktop.DBus.Error.ServiceUnknown"
-                    | "org.freedesktop.DBus.Error.NameHasNoOwner"
-                    | "org.freedesktop.DBus.Error.NotSupported"
+        let Some(error) = self
+            .name()
+            .and_then(|name| name.strip_prefix("org.freedesktop.DBus.Error."))
+        else {
+            return false;
+        };
+        error.starts_with("Spawn.")
+            || matches!(
+                error,
+                "UnknownMethod"
+                    | "UnknownInterface"
+                    | "UnknownObject"
+                    | "ServiceUnknown"
+                    | "NameHasNoOwner"
+                    | "NotSupported"
             )
-        )
     }
 
     /// Did the connection end (the service or the bus restarts)? Connect again and repeat what is safe to repeat.

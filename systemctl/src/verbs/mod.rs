@@ -4,6 +4,7 @@ mod environment;
 mod files;
 mod jobs;
 mod lists;
+mod overall;
 mod power;
 mod show;
 mod status;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use dbus_api::wire::Value;
 
+use super::overall;
 use super::show::unit_of_pid;
 use crate::backend::{Failure, Ordered, find, number, strings, text};
 use crate::cli::{Context, Outcome};
@@ -46,7 +47,7 @@ pub(crate) fn status(context: &mut Context, _: &str) -> Outcome {
         && context.options.types.is_empty()
         && context.options.states.is_empty()
     {
-        return overall(context, &zone);
+        return overall::overall(context, &zone);
     }
     let mut units = Vec::new();
     if args.is_empty() {
@@ -101,7 +102,7 @@ fn one(context: &mut Context, unit: &str, zone: &Zone) -> Outcome {
     })
 }
 
-fn write(out: &str) -> Result<(), Failure> {
+pub(super) fn write(out: &str) -> Result<(), Failure> {
     std::io::stdout()
         .write_all(out.as_bytes())
         .map_err(|error| Failure::Unreachable(format!("failed to write: {error}")))
@@ -565,72 +566,4 @@ fn journal(context: &Context, unit: &str, properties: &Ordered) -> Result<(), Fa
     }
     write("\n")?;
     write(&String::from_utf8_lossy(&output.stdout))
-}
-
-/// `status` without a unit: the machine.
-fn overall(context: &mut Context, zone: &Zone) -> Outcome {
-    let manager = context.backend.manager()?;
-    let state = text(&manager, "SystemState");
-    let colour = match state {
-        "running" => Colour::Green,
-        "degraded" | "maintenance" => Colour::Red,
-        _ => Colour::Yellow,
-    };
-    let host = rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned();
-    let mut out = format!("{} {host}\n", paint(colour, "\u{25cf}"));
-    let narrow = |out: &mut String, label: &str, value: &str| {
-        out.push_str(&format!("{label:>9}: {value}\n"));
-    };
-    narrow(&mut out, "State", &paint(colour, state));
-    let units = context.list(Vec::new(), Vec::new())?.len();
-    narrow(
-        &mut out,
-        "Units",
-        &format!("{units} loaded (incl. loaded aliases)"),
-    );
-    narrow(
-        &mut out,
-        "Jobs",
-        &format!("{} queued", number(&manager, "NJobs")),
-    );
-    narrow(
-        &mut out,
-        "Failed",
-        &format!("{} units", number(&manager, "NFailedUnits")),
-    );
-    let since = number(&manager, "UserspaceTimestamp");
-    if since != 0 {
-        let moment = time::timestamp(since, zone);
-        narrow(
-            &mut out,
-            "Since",
-            &format!("{moment}; {}", time::relative(since, time::now())),
-        );
-    }
-    narrow(&mut out, "systemd", text(&manager, "Version"));
-    let tainted = text(&manager, "Tainted");
-    if !tainted.is_empty() {
-        narrow(&mut out, "Tainted", tainted);
-    }
-    let group = text(&manager, "ControlGroup");
-    narrow(
-        &mut out,
-        "CGroup",
-        if group.is_empty() { "/" } else { group },
-    );
-    let processes = context.backend.processes("-.slice")?;
-    let width = if context.options.full {
-        None
-    } else {
-        table::width()
-    };
-    for text in tree::lines(group, &processes, &" ".repeat(11), width) {
-        out.push_str(&text);
-        out.push('\n');
-    }
-    write(&out)?;
-    Ok(0)
 }

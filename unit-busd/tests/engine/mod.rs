@@ -1,5 +1,7 @@
 //! The serving side of PID 1's control socket, scripted: a handful of units that start and stop at once.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
