@@ -10,7 +10,7 @@ Example:
 
 /// Submits, runs and looks at units on a cluster of machines.
 #[derive(Debug, Parser)]
-#[command(name = "fleetctl", version, disable_version_flag = true, after_help = EXAMPLE)]
+#[command(name = "fleetctl", version = concat!("version ", env!("CARGO_PKG_VERSION")), disable_version_flag = true, after_help = EXAMPLE)]
 #[command(
     infer_subcommands = true,
     subcommand_required = true,

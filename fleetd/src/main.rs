@@ -103,7 +103,7 @@ fn arguments(mut args: impl Iterator<Item = String>) -> Result<Request, String> 
 
 fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
     let sockets = sd_daemon::listen_fds()?;
-    let io = Io {
+    let mut io = Io {
         sockets: sockets.into_iter().map(|s| (s.name, s.fd)).collect(),
         manager: Arc::new(Systemd::new()),
         kv: None,
@@ -130,6 +130,8 @@ fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
         if end == End::Exit {
             return Ok(());
         }
+        // The connection of the old one has ended with its runtime.
+        io.manager = Arc::new(Systemd::new());
         tracing::info!("reading the configuration again");
         match load() {
             Ok(loaded) => (settings, warnings) = loaded,

@@ -114,6 +114,7 @@ impl Systemd {
             match connection.call(call()).await {
                 Ok(answer) => return Ok(answer),
                 Err(error @ (BusError::Closed | BusError::Io(_))) => {
+                    *self.connection.lock().await = None;
                     if !std::mem::take(&mut again) {
                         return Err(ManagerError::Away(error));
                     }

@@ -76,7 +76,7 @@ impl Desired {
                 self.units.insert(name, unit);
             }
             Err(error) => {
-                tracing::warn!(unit = %name, %error, "the registry holds a bad unit file")
+                tracing::warn!(unit = %name, %error, "the registry holds a bad unit file");
             }
         }
     }

@@ -236,6 +236,10 @@ impl EtcdKv {
             let connection = match timeout_at(share, self.connection()).await {
                 Ok(Ok(connection)) => connection,
                 Ok(Err(error @ KvError::Denied { .. })) => return Err(error),
+                Ok(Err(KvError::Unavailable { reason, .. })) => {
+                    failure.note(reason, false);
+                    continue;
+                }
                 Ok(Err(error)) => {
                     failure.note(error.to_string(), false);
                     continue;
