@@ -77,6 +77,8 @@ pub struct Engine {
     pub(crate) cgroups: HashMap<String, UnitId>,
     /// Units of a device by its path in /sys.
     pub(crate) devices: BTreeMap<String, Vec<UnitId>>,
+    /// x-systemd.device-timeout= of mounts, by device unit.
+    pub(crate) device_timeouts: HashMap<UnitName, u64>,
     pub(crate) load_queue: Vec<UnitId>,
     pub(crate) target_queue: Vec<UnitId>,
     pub(crate) new_units: Vec<UnitId>,
@@ -125,6 +127,7 @@ impl Engine {
             spawns: HashMap::new(),
             cgroups: HashMap::new(),
             devices: BTreeMap::new(),
+            device_timeouts: HashMap::new(),
             load_queue: Vec::new(),
             target_queue: Vec::new(),
             new_units: Vec::new(),

@@ -227,8 +227,12 @@ impl Engine {
         let (unit, job_type) = (job.unit, job.job_type);
         self.changed.insert(unit);
         let span = self.unit(unit).settings.job_running_timeout_usec;
-        let span =
-            span.or(matches!(self.unit(unit).run.kind, Kind::Device(_)).then_some(90_000_000));
+        let span = span.or_else(|| {
+            // A device that never comes must not hold up what waits for it.
+            let unit = self.unit(unit);
+            let known = self.device_timeouts.get(&unit.name).copied();
+            matches!(unit.run.kind, Kind::Device(_)).then(|| known.unwrap_or(90_000_000))
+        });
         if let Some(span) = span.filter(|s| *s != u64::MAX) {
             self.arm(cx, unit, TimerKind::JobRunning, span);
         }

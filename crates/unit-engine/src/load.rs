@@ -583,6 +583,15 @@ impl Engine {
                     REQUIRES
                 };
                 self.link_name(cx, id, &device, deps.or(AFTER).or(STOP_PROPAGATED_FROM));
+                let wait = options
+                    .split(',')
+                    .find_map(|o| o.strip_prefix("x-systemd.device-timeout="));
+                if let Some(span) = wait.and_then(unit_file::value::parse_span)
+                    && let Ok(name) = UnitName::parse(&device)
+                {
+                    let span = if span == 0 { u64::MAX } else { span };
+                    self.device_timeouts.insert(name, span);
+                }
             } else if settings.what.starts_with('/') && (has("bind") || has("rbind")) {
                 self.unit_mut(id)
                     .settings

@@ -42,6 +42,8 @@ pub struct World {
     pub files: BTreeMap<String, String>,
     pub links: BTreeMap<String, String>,
     pub other_files: BTreeMap<String, String>,
+    /// (unit, `wants` or `requires`, other).
+    pub dependency_links: Vec<(String, String, String)>,
     pub procs: BTreeMap<u32, Proc>,
     pub version: u64,
 }
@@ -99,6 +101,15 @@ impl Host for World {
         for (link, target) in &self.links {
             if target == name.as_str() {
                 out.aliases.extend(UnitName::parse(link));
+            }
+        }
+        for (unit, kind, other) in &self.dependency_links {
+            let names = || out.aliases.iter().chain([name]);
+            if names().any(|n| n.as_str() == unit) {
+                match kind.as_str() {
+                    "wants" => out.wants.push(other.clone()),
+                    _ => out.requires.push(other.clone()),
+                }
             }
         }
         let prefix = format!("{name}.d/");
