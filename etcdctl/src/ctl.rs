@@ -156,7 +156,7 @@ async fn leases(kv: &dyn Kv, reply: &Reply, format: Format) -> BTreeMap<Lease, i
     }
     let mut wanted: Vec<Lease> = reply.node.kv.iter().filter_map(|kv| kv.lease).collect();
     reply.node.walk(false, &mut |node| {
-        wanted.extend(node.kv.as_ref().and_then(|kv| kv.lease))
+        wanted.extend(node.kv.as_ref().and_then(|kv| kv.lease));
     });
     for lease in wanted {
         if let Ok(info) = kv.lease_info(lease, false).await {

@@ -123,7 +123,7 @@ mod tests {
         let tree = Node::directory(path, keys.iter().map(|k| kv(k)));
         let mut got = Vec::new();
         tree.walk(true, &mut |node| {
-            got.push(format!("{}{}", node.path, if node.dir { "/" } else { "" }))
+            got.push(format!("{}{}", node.path, if node.dir { "/" } else { "" }));
         });
         assert_eq!(got, want);
     }

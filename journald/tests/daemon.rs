@@ -300,7 +300,7 @@ fn a_killed_journald_loses_nothing_and_streams_go_on() {
     manager.send("dev-log", b"<14>app: meanwhile");
     // A service that starts meanwhile waits in the queue.
     let mut second = manager.connect();
-    write!(second, "{}from the second\n", HEADER.replace("web", "db")).expect("write");
+    writeln!(second, "{}from the second", HEADER.replace("web", "db")).expect("write");
 
     manager.start();
     stream.write_all(b"four\n").expect("write");
@@ -422,7 +422,7 @@ fn memory_stays_small() {
     let streams: Vec<_> = (0..100)
         .map(|n| {
             let mut stream = manager.connect();
-            write!(stream, "{HEADER}stream {n}\n").expect("write");
+            writeln!(stream, "{HEADER}stream {n}").expect("write");
             stream
         })
         .collect();

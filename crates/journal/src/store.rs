@@ -272,7 +272,7 @@ pub fn vacuum_dir(dir: &Path, limits: &Limits, oldest: Option<u64>) -> Result<u6
                 freed += sizes
                     .iter()
                     .find(|(p, _)| *p == path)
-                    .map_or(0, |(_, size)| *size)
+                    .map_or(0, |(_, size)| *size);
             }
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             Err(err) => return Err(io_error("delete", &path)(err)),

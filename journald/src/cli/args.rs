@@ -217,8 +217,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Given, UsageError
             };
             given.options.push((name, value));
         } else if arg.len() > 1 && arg.starts_with('-') {
-            let mut letters = arg[1..].char_indices();
-            while let Some((at, letter)) = letters.next() {
+            for (at, letter) in arg[1..].char_indices() {
                 let (_, name, takes, _) = OPTIONS
                     .iter()
                     .find(|(short, ..)| *short == letter)

@@ -195,7 +195,7 @@ impl Core {
     }
 
     /// Writes a line to the console, for units with `StandardOutput=journal+console`. A console that does not take it at once goes without.
-    pub(crate) fn to_console(&mut self, identifier: &str, pid: i32, text: &[u8]) {
+    pub(crate) fn write_console(&mut self, identifier: &str, pid: i32, text: &[u8]) {
         if self.console.is_none() {
             use std::os::unix::fs::OpenOptionsExt as _;
             let flags = (rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK).bits() as i32;
@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// Writes a line to the kernel's log, for units with `StandardOutput=kmsg`.
-    pub(crate) fn to_kmsg(&mut self, priority: u8, identifier: &str, pid: i32, text: &[u8]) {
+    pub(crate) fn write_kmsg(&mut self, priority: u8, identifier: &str, pid: i32, text: &[u8]) {
         if self.kmsg.is_none() {
             self.kmsg = File::options().write(true).open("/dev/kmsg").ok();
         }
@@ -232,7 +232,7 @@ impl Core {
         }
     }
 
-    /// Whether this kernel record is a line that [`Core::to_kmsg`] wrote.
+    /// Whether this kernel record is a line that [`Core::write_kmsg`] wrote.
     pub(crate) fn was_forwarded(&mut self, text: &[u8]) -> bool {
         match self.forwarded.iter().position(|line| line == text) {
             Some(at) => {

@@ -690,10 +690,10 @@ fn log_lines(
         add("MESSAGE", line);
         core.log(sender, entry);
         if header.to_console {
-            core.to_console(&header.identifier, credentials.pid, line);
+            core.write_console(&header.identifier, credentials.pid, line);
         }
         if header.to_kmsg {
-            core.to_kmsg(level, &header.identifier, credentials.pid, line);
+            core.write_kmsg(level, &header.identifier, credentials.pid, line);
         }
     }
     used
