@@ -235,6 +235,7 @@ fn every_kind_of_input_is_stored_with_trusted_fields() {
         "\"_BOOT_ID\":".to_owned(),
         "\"_MACHINE_ID\":".to_owned(),
         "\"_TRANSPORT\":\"journal\"".to_owned(),
+        "\"_SOURCE_REALTIME_TIMESTAMP\":".to_owned(),
         "\"BLOB\":\"a\\nb\"".to_owned(),
     ] {
         assert!(json.contains(&want), "{want} in {json}");

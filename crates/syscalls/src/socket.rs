@@ -26,6 +26,8 @@ pub struct Message {
     pub truncated: bool,
     /// The sender, if the socket has `SO_PASSCRED` set.
     pub credentials: Option<Credentials>,
+    /// When it arrived, in microseconds since 1970, if the socket has `SO_TIMESTAMP` set.
+    pub realtime_usec: Option<u64>,
     /// Descriptors that came along (close-on-exec).
     pub fds: Vec<OwnedFd>,
 }
@@ -72,6 +74,7 @@ fn receive_with(socket: impl AsFd, buffer: &mut [u8], flags: libc::c_int) -> io:
             len: len as usize,
             truncated: header.msg_flags & libc::MSG_TRUNC != 0,
             credentials: None,
+            realtime_usec: None,
             fds: Vec::new(),
         };
         let mut part = libc::CMSG_FIRSTHDR(&header);
@@ -93,6 +96,11 @@ fn receive_with(socket: impl AsFd, buffer: &mut [u8], flags: libc::c_int) -> io:
                         uid: cred.uid,
                         gid: cred.gid,
                     });
+                }
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMP) if size >= size_of::<libc::timeval>() => {
+                    let time = data.cast::<libc::timeval>().read_unaligned();
+                    let usec = i128::from(time.tv_sec) * 1_000_000 + i128::from(time.tv_usec);
+                    message.realtime_usec = u64::try_from(usec).ok();
                 }
                 _ => {}
             }
@@ -140,6 +148,14 @@ pub fn send_with_fds(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> 
             Ok(sent as usize)
         }
     }
+}
+
+/// Has the kernel note when each message arrived ([`Message::realtime_usec`]).
+///
+/// # Errors
+/// As `setsockopt`.
+pub fn set_timestamp(socket: impl AsFd) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMP, 1)
 }
 
 /// The credentials of a connected unix socket's other end, taken when it connected.

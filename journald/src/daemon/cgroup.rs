@@ -7,6 +7,8 @@ pub struct Membership {
     pub path: String,
     /// First component that is not a slice: service, scope, socket, mount ….
     pub unit: Option<String>,
+    /// The unit's own control group, which may be above the process's.
+    pub unit_path: String,
     /// The innermost slice around it; `-.slice` directly below the root.
     pub slice: String,
 }
@@ -28,7 +30,10 @@ pub fn path_of(text: &str) -> Option<&str> {
 pub fn membership(path: &str) -> Membership {
     let mut slice = "-.slice";
     let mut unit = None;
+    let mut unit_path = String::new();
     for part in path.split('/').filter(|part| !part.is_empty()) {
+        unit_path.push('/');
+        unit_path.push_str(part);
         // A name that the kernel would take for a control file is escaped by an underscore.
         let part = part.strip_prefix('_').unwrap_or(part);
         if part.ends_with(".slice") {
@@ -48,6 +53,11 @@ pub fn membership(path: &str) -> Membership {
     }
     Membership {
         path: path.to_owned(),
+        unit_path: if unit.is_some() {
+            unit_path
+        } else {
+            String::new()
+        },
         unit,
         slice: slice.to_owned(),
     }
@@ -90,6 +100,15 @@ mod tests {
         check("/a.slice/_x.service", Some("x.service"), "a.slice");
         check("/docker/0123", None, "-.slice");
         check("/.service", None, "-.slice");
+    }
+
+    #[test]
+    fn the_units_group_is_above_its_payloads() {
+        assert_eq!(
+            membership("/a.slice/_b.service/c/d").unit_path,
+            "/a.slice/_b.service"
+        );
+        assert_eq!(membership("/a.slice").unit_path, "");
     }
 
     #[test]

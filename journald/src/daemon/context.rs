@@ -112,10 +112,8 @@ impl Context {
         self.add("_SYSTEMD_SLICE", cgroup.slice.as_bytes());
         if let Some(unit) = &cgroup.unit {
             self.add("_SYSTEMD_UNIT", unit.as_bytes());
-            // PID 1 keeps the invocation of each unit as the target of a link.
-            let link = fs::read_link(format!("/run/systemd/units/invocation:{unit}"));
-            if let Ok(id) = link {
-                self.add("_SYSTEMD_INVOCATION_ID", id.as_os_str().as_encoded_bytes());
+            if let Some(id) = invocation(&cgroup.unit_path, unit) {
+                self.add("_SYSTEMD_INVOCATION_ID", &id);
             }
         }
         self.group = cgroup.unit.clone().unwrap_or(cgroup.path);
@@ -125,6 +123,20 @@ impl Context {
     fn add(&mut self, name: &str, value: &[u8]) {
         self.fields.push([name.as_bytes(), b"=", value].concat());
     }
+}
+
+/// Identifier of the unit's present run: PID 1 writes it on the control group, systemd also as the target of a link.
+fn invocation(unit_path: &str, unit: &str) -> Option<Vec<u8>> {
+    let mut value = [0u8; 64];
+    let group = format!("/sys/fs/cgroup{unit_path}");
+    let found = rustix::fs::getxattr(&group, "trusted.invocation_id", &mut value[..])
+        .ok()
+        .map(|len| value[..len.min(value.len())].to_vec())
+        .or_else(|| {
+            let link = fs::read_link(format!("/run/systemd/units/invocation:{unit}")).ok()?;
+            Some(link.into_os_string().into_encoded_bytes())
+        });
+    found.filter(|id| id.len() == 32 && id.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// `/proc/PID/cmdline` as one line: arguments apart by blanks.

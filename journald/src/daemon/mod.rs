@@ -571,9 +571,16 @@ fn log_native(core: &mut Core, message: &Message, data: &[u8]) {
             return;
         }
     };
-    for entry in native::parse(data) {
+    for mut entry in native::parse(data) {
+        entry.fields.extend(sent_at(message));
         core.log(sender, entry);
     }
+}
+
+/// When the kernel took the message from its sender, as a field.
+fn sent_at(message: &Message) -> Option<Vec<u8>> {
+    let usec = message.realtime_usec?;
+    Some(format!("_SOURCE_REALTIME_TIMESTAMP={usec}").into_bytes())
 }
 
 /// Reads an entry that was sent as a file: memory or a local disk, where reading cannot be made to wait.
@@ -633,6 +640,7 @@ fn log_syslog(core: &mut Core, message: &Message, data: &[u8]) {
         }
     }
     add("MESSAGE", parts.text);
+    entry.fields.extend(sent_at(message));
     let sender = Sender {
         transport: Transport::Syslog,
         credentials: message.credentials,

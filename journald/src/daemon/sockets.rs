@@ -90,6 +90,13 @@ impl Sockets {
                 .and_then(|()| rustix::io::ioctl_fionbio(fd, true));
             bind(&dir, set.map_err(io::Error::from))?;
         }
+        for fd in [Some(native.as_fd()), syslog.as_ref().map(AsFd::as_fd)]
+            .into_iter()
+            .flatten()
+        {
+            // Without it entries lack the time at which they were sent, nothing else.
+            let _ = syscalls::socket::set_timestamp(fd);
+        }
         let varlink = listen(&dir.join("io.systemd.journal"), 0o600)
             .inspect_err(|err| tracing::warn!("{}", telemetry::chain(err)))
             .ok();
