@@ -69,7 +69,12 @@ impl<'a> Installer<'a> {
                 carries = self.enable(files, *flags, &mut changes)?
             }
             UnitFileRequest::Disable { files, flags } => {
-                self.disable(files, *flags, &mut changes)?
+                self.disable(files, *flags, &mut changes)?;
+                // Newer clients explain a unit that cannot be enabled also when it is disabled.
+                for file in files {
+                    carries |=
+                        carries_install_info(&self.install_section(&parse(base_name(file))?));
+                }
             }
             UnitFileRequest::Reenable { files, flags } => {
                 let names: Vec<String> = files.iter().map(|f| base_name(f).to_owned()).collect();

@@ -707,7 +707,8 @@ impl Engine {
     /// Have the unit's files changed since they were read?
     pub(crate) fn needs_reload(&self, cx: &Cx<'_>, id: UnitId) -> bool {
         let unit = self.unit(id);
-        if !matches!(unit.load, LoadState::Loaded | LoadState::Masked) {
+        // A transient unit has no file that could have changed.
+        if unit.transient || !matches!(unit.load, LoadState::Loaded | LoadState::Masked) {
             return false;
         }
         let files = cx.host.unit_files(&unit.name);

@@ -113,26 +113,95 @@ fn lines(options: &Options) -> Result<Vec<String>, String> {
     }
 }
 
-/// Send in the name of our parent: the manager sees through the control group whose service it is.
+/// Send, as root in the name of our parent: a service that tells `NotifyAccess=main` by a shell is not refused because
+/// the shell's child speaks. Others speak for themselves; the kernel would not let them do otherwise.
 fn send(text: &str) -> io::Result<bool> {
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+        SocketFlags, SocketType, UCred, sendmsg_addr,
+    };
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return Ok(false);
     };
-    let socket = UnixDatagram::unbound()?;
     let address = match path.to_str().and_then(|path| path.strip_prefix('@')) {
-        Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(&path)?,
+        Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes())?,
+        None => SocketAddrUnix::new(&path)?,
     };
-    socket.connect_addr(&address)?;
-    socket.send(text.as_bytes())?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let data = [io::IoSlice::new(text.as_bytes())];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let parent = rustix::process::getppid().filter(|_| rustix::process::geteuid().is_root());
+    if let Some(pid) = parent {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        control.push(SendAncillaryMessage::ScmCredentials(UCred {
+            pid,
+            uid,
+            gid,
+        }));
+    }
+    sendmsg_addr(&socket, &address, &data, &mut control, SendFlags::NOSIGNAL)?;
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_speaks_for_its_parent() {
+        use std::os::fd::AsFd as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let receiver = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        rustix::net::sockopt::set_socket_passcred(receiver.as_fd(), true).unwrap();
+        let program = std::process::Command::new("sh")
+            .args([
+                "-c",
+                "NOTIFY_SOCKET=$1 exec \"$0\" --exact apps::notify::tests::child --nocapture",
+            ])
+            .arg(std::env::current_exe().unwrap())
+            .arg(&path)
+            .env("NOTIFY_TEST_CHILD", "1")
+            .status()
+            .unwrap();
+        assert!(program.success());
+        let mut buffer = [0; 64];
+        let (count, credentials) = receive(&receiver, &mut buffer);
+        assert_eq!(&buffer[..count], b"READY=1");
+        // The test runs as root, as CI does; its child's parent is this process.
+        assert_eq!(credentials, i32::try_from(std::process::id()).unwrap());
+    }
+
+    fn receive(socket: &std::os::unix::net::UnixDatagram, buffer: &mut [u8]) -> (usize, i32) {
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let message = recvmsg(
+            socket,
+            &mut [io::IoSliceMut::new(buffer)],
+            &mut control,
+            RecvFlags::empty(),
+        )
+        .unwrap();
+        let pid = control.drain().find_map(|part| match part {
+            RecvAncillaryMessage::ScmCredentials(found) => Some(found.pid.as_raw_nonzero().get()),
+            _ => None,
+        });
+        (message.bytes, pid.unwrap())
+    }
+
+    /// Runs as the child of the test above; by itself it has nothing to tell.
+    #[test]
+    fn child() {
+        let told = send("READY=1").unwrap();
+        assert_eq!(told, std::env::var_os("NOTIFY_SOCKET").is_some());
+    }
 
     #[test]
     fn what_is_said() {

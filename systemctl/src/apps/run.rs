@@ -120,10 +120,8 @@ fn run(options: &Options) -> Result<Option<u8>, Failure> {
         }
     }
     if !options.quiet {
-        eprintln!(
-            "Running {} as unit: {name}",
-            if options.scope { "scope" } else { "" }.trim()
-        );
+        let what = if options.scope { "scope " } else { "" };
+        eprintln!("Running {what}as unit: {name}");
     }
     if options.scope {
         // The bus is closed on exec; the scope holds this process already.

@@ -17,11 +17,18 @@ pub(crate) fn width() -> Option<usize> {
     let from_environment = std::env::var("COLUMNS")
         .ok()
         .and_then(|text| text.parse().ok());
-    from_environment.or_else(|| {
+    let from_terminal = || {
         rustix::termios::tcgetwinsize(&stdout)
             .ok()
             .map(|size| usize::from(size.ws_col))
-    })
+    };
+    // A serial line says 0: it does not know.
+    Some(
+        from_environment
+            .or_else(from_terminal)
+            .filter(|columns| *columns > 0)
+            .unwrap_or(80),
+    )
 }
 
 /// Colours of states.
