@@ -422,8 +422,12 @@ impl Engine {
     }
 
     pub(crate) fn failed_count(&self) -> u32 {
-        let failed = |u: &&Box<Unit>| u.active() == init_control::ActiveState::Failed;
-        self.units.iter().flatten().filter(failed).count() as u32
+        let failed = init_control::ActiveState::Failed;
+        self.units
+            .iter()
+            .flatten()
+            .filter(|u| u.active() == failed)
+            .count() as u32
     }
 
     /// Re-reads all files (SIGHUP, daemon-reload).

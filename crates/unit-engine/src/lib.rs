@@ -16,15 +16,18 @@
 pub mod api;
 mod engine;
 mod graph;
+mod implicit;
 mod job;
 mod load;
 mod notify;
 mod persist;
 mod process;
+mod report;
 mod request;
 mod snapshot;
 mod state;
 mod transaction;
+mod transient;
 mod types;
 mod unit;
 

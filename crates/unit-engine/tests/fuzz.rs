@@ -1,6 +1,8 @@
 //! Random machines and random events: nothing panics, and every job ends once everything that it could wait
 //! for has ended.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod sim;
 
 use init_control::{JobMode, KillWho, PowerAction, Reply, Request, Verb};

@@ -1,5 +1,7 @@
 //! The units of the image, read from the tree: they load without a remark, boot, and shut down.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod sim;
 
 use std::path::{Path, PathBuf};
@@ -103,9 +105,9 @@ fn boot() -> Sim {
         status_lines: false,
         ..Config::default()
     });
-    for path in ["/run/flotilla/boot.json"] {
-        sim.world.other_files.insert(path.to_owned(), String::new());
-    }
+    sim.world
+        .other_files
+        .insert("/run/flotilla/boot.json".to_owned(), String::new());
     sim.event(Event::Boot {
         targets: vec!["default.target".to_owned()],
         wants: Vec::new(),

@@ -1,5 +1,7 @@
 //! Services as the contract (init.md §6, §7) has them.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod sim;
 
 use init_control::{JobMode, Verb};

@@ -1,5 +1,7 @@
 //! Dependencies, ordering and jobs as the contract (init.md §5) has them.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod sim;
 
 use init_control::{JobMode, Request, Verb};

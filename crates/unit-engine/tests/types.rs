@@ -1,5 +1,7 @@
 //! Sockets, mounts, timers, paths, scopes, devices.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod sim;
 
 use init_control::{JobMode, Reply, Request, Setting, TransientUnit, TypeSnapshot, Verb};

@@ -236,7 +236,7 @@ impl Part {
         }
         value >= self.start
             && self.stop.is_none_or(|s| value <= s)
-            && (value - self.start) % self.step == 0
+            && (value - self.start).is_multiple_of(self.step)
     }
 
     /// The first value of this part at or after `from`, at most `max`.
@@ -384,7 +384,7 @@ fn write_field(f: &mut fmt::Formatter<'_>, parts: &[Part], width: usize, unit: u
     }
     let value = |f: &mut fmt::Formatter<'_>, v: u32| {
         write!(f, "{:0width$}", v / unit)?;
-        if v % unit != 0 {
+        if !v.is_multiple_of(unit) {
             write!(f, ".{:06}", v % unit)
         } else {
             Ok(())

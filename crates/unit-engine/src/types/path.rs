@@ -48,7 +48,7 @@ impl Engine {
             return Begun::Already;
         }
         let target = self.triggered_unit(id);
-        if !target.is_some_and(|t| self.unit(t).load == LoadState::Loaded) {
+        if target.is_none_or(|t| self.unit(t).load != LoadState::Loaded) {
             let name = self.unit(id).name.clone();
             let text = format!("{name}: Refusing to start, unit to trigger not loaded.");
             self.log(cx, LogLevel::Error, Some(name), text);

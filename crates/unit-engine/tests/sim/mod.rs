@@ -10,6 +10,7 @@
 //! | `stubborn` | runs, ignores everything but SIGKILL |
 //! | anything else | runs until a signal |
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(unreachable_pub, reason = "a module of several test crates")]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -288,7 +289,8 @@ impl Sim {
                 Action::SignalCgroup(s) => {
                     for pid in self.world.cgroup_processes(&s.cgroup) {
                         let payload = self.world.procs[&pid].cgroup.contains("/payload-");
-                        if !s.except.contains(&pid) && !(s.spare_payloads && payload) {
+                        let spared = s.spare_payloads && payload;
+                        if !s.except.contains(&pid) && !spared {
                             self.signal(pid, s.signal);
                         }
                     }

@@ -3,10 +3,11 @@
 mod cgroup;
 mod exec;
 mod line;
+mod sandbox;
 mod types;
 mod unit;
 
-pub use exec::{CAPABILITIES, capability_number};
+pub use sandbox::{CAPABILITIES, capability_number};
 
 use crate::diagnostic::{Diagnostic, Level};
 use crate::document;
