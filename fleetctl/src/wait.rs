@@ -15,6 +15,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// After this long without a machine the user is told where to look.
 const EXPLAIN: Duration = Duration::from_secs(5);
+/// How long the cluster may be unable to answer before waiting is given up.
+const OUTAGE: Duration = Duration::from_secs(60);
 /// A started unit that stays at rest so long has done its work.
 const AT_REST: Duration = Duration::from_secs(3);
 
@@ -49,10 +51,16 @@ impl<'a> Waiter<'a> {
         mut look: impl FnMut(Duration) -> Result<Option<T>, Failure>,
     ) -> Result<T, Failure> {
         let started = Instant::now();
+        let mut last_answer = started;
         let mut pause = FIRST_PAUSE;
         loop {
-            if let Some(result) = look(started.elapsed())? {
-                return Ok(result);
+            match look(started.elapsed()) {
+                Ok(Some(result)) => return Ok(result),
+                // fleetd has lost etcd, or is being restarted: that passes.
+                Err(Failure::Api { status: 503, .. } | Failure::Exchange { .. })
+                    if last_answer.elapsed() < OUTAGE => {}
+                Err(failure) => return Err(failure),
+                Ok(None) => last_answer = Instant::now(),
             }
             if self
                 .patience

@@ -17,6 +17,8 @@ use crate::registry::{Registry, RegistryError};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
+/// Pause after a sign of life that did not arrive.
+const AGAIN: Duration = Duration::from_millis(500);
 /// How often the address is looked up again where none is configured.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -159,21 +161,30 @@ impl Presence {
     /// Gives signs of life until the lease is lost.
     async fn keep_alive(&mut self, lease: Lease) {
         let interval = self.ttl / 3;
+        let mut last_sign = Instant::now();
+        let mut pause = interval;
         let mut address_due = Instant::now() + ADDRESS_INTERVAL;
         loop {
-            sleep(interval).await;
+            sleep(pause).await;
+            pause = interval;
             let healthy = match self.registry.kv().lease_keep_alive(lease).await {
-                Ok(_) => true,
+                Ok(_) => {
+                    last_sign = Instant::now();
+                    true
+                }
                 Err(KvError::LeaseNotFound { .. }) => {
                     tracing::warn!("the lease has expired; registering again");
                     self.standing.send_replace(Standing::default());
                     return;
                 }
                 Err(error) => {
-                    if self.standing.borrow().healthy {
+                    pause = interval.min(AGAIN);
+                    // One that is late does no harm yet.
+                    let healthy = last_sign.elapsed() < interval * 2;
+                    if !healthy && self.standing.borrow().healthy {
                         tracing::warn!("no sign of life could be given: {error}");
                     }
-                    false
+                    healthy
                 }
             };
             let news = Standing {

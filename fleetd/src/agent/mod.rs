@@ -9,7 +9,7 @@
 //!
 //! ```text
 //!   load:    claim in the registry ─▶ write file ─▶ link ─▶ reload ─▶ start
-//!   unload:  stop, wait ─▶ forget failure, unlink, remove file ─▶ reload ─▶ drop own record
+//!   unload:  stop, wait ─▶ forget failure, unlink, remove file ─▶ drop own record (reload)
 //! ```
 //!
 //! The claim comes first and the record goes last: while this machine has a record of a unit, the
@@ -89,6 +89,8 @@ struct Agent {
     work: JoinSet<Done>,
     /// Units of which the service manager may know something new.
     ask: BTreeSet<UnitName>,
+    /// Units have gone since the service manager last read its files.
+    reload: bool,
     /// Records of ours in the registry have been compared with what is here.
     swept: bool,
 }
@@ -109,6 +111,7 @@ pub async fn run(context: Context, mut stop: Stop) {
         retries: BTreeMap::new(),
         work: JoinSet::new(),
         ask: BTreeSet::new(),
+        reload: false,
         swept: false,
     };
     if !agent.adopt(&mut stop).await {
@@ -316,6 +319,12 @@ impl Agent {
             }
         }
         self.load(loads);
+        if self.reload && self.busy.is_empty() {
+            // Once for all that have gone; a load in between would have done it as well.
+            self.reload = false;
+            let parts = self.parts();
+            self.work.spawn(async move { parts.reload().await });
+        }
     }
 
     fn begin(&mut self, name: &UnitName, work: impl Future<Output = Done> + Send + 'static) {
@@ -365,6 +374,7 @@ impl Agent {
                     self.tell(&name);
                 }
                 Outcome::Unloaded => {
+                    self.reload = true;
                     self.retries.remove(&name);
                     self.local.remove(&name);
                     self.ask.remove(&name);
@@ -433,6 +443,9 @@ impl Agent {
             if let Ok(done) = done {
                 self.finish(done);
             }
+        }
+        if self.reload {
+            self.parts().reload().await;
         }
         for name in &self.busy {
             tracing::error!(unit = %name, "{name} did not stop in time");

@@ -211,9 +211,15 @@ impl Parts {
         if let Err(error) = self.files.remove(&name) {
             return Done::one(name, failed("unload", &error, true));
         }
-        if let Err(error) = self.manager.reload().await {
-            tracing::warn!("{}", telemetry::chain(&error));
-        }
         Done::one(name, Outcome::Unloaded)
+    }
+
+    /// Makes the service manager forget the units that have gone.
+    pub(super) async fn reload(self) -> Done {
+        if let Err(error) = self.manager.reload().await {
+            // The next load does it again.
+            tracing::warn!("failed to reload: {}", telemetry::chain(&error));
+        }
+        Done(Vec::new())
     }
 }

@@ -14,7 +14,7 @@ use super::{Api, Reply, read_json};
 use crate::registry::RegistryError;
 
 /// How often a write is decided again because somebody else was faster.
-const TRIES: usize = 5;
+const TRIES: usize = 4;
 
 type Records = BTreeMap<(UnitName, MachineId), UnitState>;
 
@@ -73,14 +73,21 @@ impl Api {
         let Ok(name) = UnitName::parse(name) else {
             return missing();
         };
-        match self.registry.destroy(&name).await {
-            Ok(Some(revision)) => {
-                self.mirror.caught_up(revision).await;
-                Reply::Empty(StatusCode::NO_CONTENT)
+        let mut unsure = false;
+        for left in (0..TRIES).rev() {
+            match self.registry.destroy(&name).await {
+                Ok(Some(revision)) => {
+                    self.mirror.caught_up(revision).await;
+                    return Reply::Empty(StatusCode::NO_CONTENT);
+                }
+                // Perhaps gone by an attempt of ours of which we never heard.
+                Ok(None) if unsure => return Reply::Empty(StatusCode::NO_CONTENT),
+                Ok(None) => return missing(),
+                Err(error) if error.is_unavailable() && left > 0 => unsure = true,
+                Err(error) => return Reply::failed(&error),
             }
-            Ok(None) => missing(),
-            Err(error) => Reply::failed(&error),
         }
+        missing()
     }
 
     pub(super) async fn put_unit(&self, name: &str, request: Request<Incoming>) -> Reply {
@@ -96,10 +103,14 @@ impl Api {
             Ok(put) => put,
             Err(reply) => return reply,
         };
-        for _ in 0..TRIES {
+        for left in (0..TRIES).rev() {
             match self.try_put(&put).await {
                 Ok(Some(reply)) => return reply,
                 Ok(None) => {}
+                // Doing it twice is the same as once.
+                Err(error) if error.is_unavailable() && left > 0 => {
+                    tracing::debug!("API: again: {}", telemetry::chain(&error));
+                }
                 Err(error) => return Reply::failed(&error),
             }
         }
