@@ -184,10 +184,27 @@ async fn fetch(peer: &str) -> Result<Vec<String>, String> {
             format!("GET /members HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
-        stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+        // etcd 3.5 answers but leaves the connection open, whatever it was asked.
+        while !is_whole(&answer) && (answer.len() as u64) < ANSWER_MAX {
+            if stream.read_buf(&mut answer).await? == 0 {
+                break;
+            }
+        }
         Ok::<_, io::Error>(answer)
     };
     members(&ask.await.map_err(|err| err.to_string())?)
+}
+
+/// Whether the answer has come to the length that it announces.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|w| w == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    length.is_some_and(|length: usize| answer.len() >= end.saturating_add(4).saturating_add(length))
 }
 
 /// Reads the answer: `HOST:PORT` of every member's client URLs.
@@ -221,6 +238,14 @@ fn members(answer: &[u8]) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_ends_at_its_announced_length() {
+        assert!(is_whole(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n[]"));
+        assert!(!is_whole(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n[]"));
+        assert!(!is_whole(b"HTTP/1.0 200 OK\r\nContent-Type: x\r\n\r\n[]"));
+        assert!(!is_whole(b"HTTP/1.0 200 OK\r\n"));
+    }
 
     #[test]
     fn answers_of_peers_are_read() {
