@@ -127,7 +127,14 @@ pub fn main(file: &Path, reply: &Path) -> i32 {
     // Rust ignores SIGPIPE, and what is ignored stays ignored over exec: a handler does not.
     let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let _ = signal_hook::flag::register(signal_hook::consts::SIGPIPE, flag);
-    let answer = serve(file);
+    let complaints = crate::complaints::collect(&file.with_extension("log"));
+    let answer = serve(file).map_err(|mut error| {
+        // The engine's own error names the step that failed in another process, but not why.
+        if error.kind == crate::ErrorKind::Other {
+            error.message.push_str(&complaints.text());
+        }
+        error
+    });
     let code = i32::from(answer.is_err());
     let written = serde_json::to_vec(&answer).map(|bytes| std::fs::write(reply, bytes));
     if matches!(written, Ok(Ok(()))) {

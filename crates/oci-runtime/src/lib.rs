@@ -20,6 +20,7 @@
 
 pub mod caps;
 pub mod devices;
+mod complaints;
 pub mod engine;
 pub mod helper;
 pub mod plan;

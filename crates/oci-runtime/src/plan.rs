@@ -263,8 +263,6 @@ impl Plan {
             "resources": self.resources(),
             "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
             "sysctl": self.sysctls()?,
-            // Mounts that appear on the host later show up below bind mounts that ask for it.
-            "rootfsPropagation": "rprivate",
         });
         if !self.privileged {
             linux["maskedPaths"] = json!(MASKED);

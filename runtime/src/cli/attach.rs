@@ -257,11 +257,10 @@ impl Attached<'_> {
     }
 
     fn pass_signals(&mut self) {
-        use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGWINCH};
+        use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
         for number in self.signals.take() {
             match number {
                 SIGCHLD => self.collect(),
-                SIGPIPE => {}
                 SIGWINCH => {
                     if let (true, Some((rows, columns))) = (self.style.tty, size()) {
                         let _ = protocol::send(&self.socket, &Request::Resize { rows, columns });
@@ -365,4 +364,37 @@ pub fn output_is_journal() -> bool {
 /// The number of a `-s` flag.
 pub fn signal_of(name: &str) -> Result<i32, Failure> {
     signals::number(name).ok_or_else(|| Failure::daemon(format!("Invalid signal: {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attached(host: &Host, socket: OwnedFd) -> Attached<'_> {
+        Attached {
+            host,
+            id: "0".repeat(64),
+            socket,
+            style: Style::default(),
+            master: None,
+            signals: Signals::watch(&[signal_hook::consts::SIGCHLD]).unwrap(),
+            outgoing: VecDeque::new(),
+            input_ended: false,
+            detaching: false,
+            stopping: false,
+        }
+    }
+
+    #[test]
+    fn staying_ends_with_the_containers_status_or_with_the_container() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host { data: dir.path().join("d"), run: dir.path().join("r") };
+        let (ours, theirs) = protocol::pair().unwrap();
+        protocol::send(&theirs, &Event::Started { pid: 1 }).unwrap();
+        protocol::send(&theirs, &Event::Exited { code: 3 }).unwrap();
+        assert_eq!(attached(&host, ours).stay().unwrap(), End::Exited(3));
+        let (ours, theirs) = protocol::pair().unwrap();
+        drop(theirs);
+        assert_eq!(attached(&host, ours).stay().unwrap(), End::Exited(255));
+    }
 }

@@ -254,15 +254,12 @@ fn skip_global(words: &[String]) -> Vec<String> {
 }
 
 fn find(words: &[String]) -> Option<(&'static Command, &[String])> {
-    let pair = words
-        .get(..2)
-        .map(|pair| pair.join(" "))
-        .unwrap_or_default();
-    let by_pair = COMMANDS.iter().find(|command| {
-        command.name == pair || command.other.split(',').any(|other| other == pair)
-    });
-    if let Some(command) = by_pair {
-        return Some((command, &words[2..]));
+    if let Some((pair, rest)) = words.split_at_checked(2) {
+        let pair = pair.join(" ");
+        let named = |command: &&Command| command.name == pair || command.other.split(',').any(|other| other == pair);
+        if let Some(command) = COMMANDS.iter().find(named) {
+            return Some((command, rest));
+        }
     }
     let first = words.first()?;
     COMMANDS
@@ -393,6 +390,7 @@ mod tests {
             ("container inspect x", "container inspect", 1),
             ("inspect x", "inspect", 1),
             ("system info", "info", 0),
+            ("images", "images", 0),
         ] {
             let words = words(text);
             let (command, left) = find(&words).unwrap();
