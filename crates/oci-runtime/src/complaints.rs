@@ -19,10 +19,19 @@ pub(crate) struct Complaints(Option<File>);
 
 /// Collects from now on. The file has no name afterwards.
 pub(crate) fn collect(path: &Path) -> Complaints {
-    let file = File::options().read(true).write(true).create(true).truncate(true).open(path);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path);
     let _ = std::fs::remove_file(path);
-    let Ok(file) = file else { return Complaints(None) };
-    let Ok(sink) = file.try_clone() else { return Complaints(None) };
+    let Ok(file) = file else {
+        return Complaints(None);
+    };
+    let Ok(sink) = file.try_clone() else {
+        return Complaints(None);
+    };
     // Another subscriber would only mean that details go elsewhere.
     let _ = tracing::subscriber::set_global_default(Errors(sink));
     Complaints(Some(file))
@@ -38,7 +47,11 @@ impl Complaints {
         }
         let mut reasons: Vec<&str> = text.lines().collect();
         reasons.dedup();
-        if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) }
+        if reasons.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", reasons.join("; "))
+        }
     }
 }
 

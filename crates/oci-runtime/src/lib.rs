@@ -19,8 +19,8 @@
 #![forbid(unsafe_code)]
 
 pub mod caps;
-pub mod devices;
 mod complaints;
+pub mod devices;
 pub mod engine;
 pub mod helper;
 pub mod plan;

@@ -256,7 +256,9 @@ fn skip_global(words: &[String]) -> Vec<String> {
 fn find(words: &[String]) -> Option<(&'static Command, &[String])> {
     if let Some((pair, rest)) = words.split_at_checked(2) {
         let pair = pair.join(" ");
-        let named = |command: &&Command| command.name == pair || command.other.split(',').any(|other| other == pair);
+        let named = |command: &&Command| {
+            command.name == pair || command.other.split(',').any(|other| other == pair)
+        };
         if let Some(command) = COMMANDS.iter().find(named) {
             return Some((command, rest));
         }

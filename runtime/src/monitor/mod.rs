@@ -185,15 +185,11 @@ fn replace_streams() -> Result<(), MonitorError> {
 /// SIGCHLD wakes the loop; what usually ends programs is taken and forgotten. Handlers, not "ignore": what is
 /// ignored would be ignored in the container too.
 fn watch_signals() -> Result<UnixStream, MonitorError> {
-    use signal_hook::consts::{
-        SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
-    };
+    use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     let (read, write) = UnixStream::pair().map_err(io_error("make the signal pipe"))?;
     read.set_nonblocking(true)
         .map_err(io_error("make the signal pipe"))?;
-    for signal in [
-        SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
-    ] {
+    for signal in [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2] {
         let write = write
             .try_clone()
             .map_err(io_error("make the signal pipe"))?;
