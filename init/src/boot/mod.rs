@@ -3,7 +3,9 @@
 //! A stage that fails is told and passed over, unless the manager cannot run without it: a machine with half
 //! of its file systems can be repaired, one that hangs in PID 1 cannot.
 
+mod facts;
 mod identity;
+mod mounts;
 mod sockets;
 
 use std::os::fd::OwnedFd;
@@ -11,7 +13,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use init_control::{BootTimes, Stamp};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use unit_engine::api::DeviceInfo;
 use unit_engine::{Config, Engine, Event};
@@ -49,7 +50,7 @@ struct Stage {
 const STAGES: &[Stage] = &[
     Stage {
         name: "kernel file systems",
-        run: kernel_file_systems,
+        run: mounts::kernel_file_systems,
     },
     Stage {
         name: "log and limits",
@@ -85,7 +86,7 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "boot facts",
-        run: write_facts,
+        run: facts::write,
     },
     Stage {
         name: "devices",
@@ -306,137 +307,6 @@ fn private_tmp_key() -> String {
     key
 }
 
-fn kernel_file_systems(boot: &mut Boot) -> std::io::Result<()> {
-    let quiet = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
-    let table = [
-        ("proc", "/proc", c"proc", quiet, c"", true),
-        ("sysfs", "/sys", c"sysfs", quiet, c"", true),
-        (
-            "devtmpfs",
-            "/dev",
-            c"devtmpfs",
-            MountFlags::NOSUID,
-            c"mode=0755",
-            true,
-        ),
-        (
-            "tmpfs",
-            "/run",
-            c"tmpfs",
-            MountFlags::NOSUID | MountFlags::NODEV,
-            c"mode=0755,size=20%",
-            true,
-        ),
-        (
-            "devpts",
-            "/dev/pts",
-            c"devpts",
-            MountFlags::NOSUID | MountFlags::NOEXEC,
-            c"mode=0620,gid=5,ptmxmode=0666",
-            true,
-        ),
-        (
-            "tmpfs",
-            "/dev/shm",
-            c"tmpfs",
-            MountFlags::NOSUID | MountFlags::NODEV,
-            c"mode=1777",
-            true,
-        ),
-        (
-            "cgroup2",
-            "/sys/fs/cgroup",
-            c"cgroup2",
-            quiet,
-            c"nsdelegate,memory_recursiveprot",
-            true,
-        ),
-        (
-            "securityfs",
-            "/sys/kernel/security",
-            c"securityfs",
-            quiet,
-            c"",
-            false,
-        ),
-        (
-            "efivarfs",
-            "/sys/firmware/efi/efivars",
-            c"efivarfs",
-            quiet,
-            c"",
-            false,
-        ),
-        ("bpf", "/sys/fs/bpf", c"bpf", quiet, c"mode=0700", false),
-        ("pstore", "/sys/fs/pstore", c"pstore", quiet, c"", false),
-        ("mqueue", "/dev/mqueue", c"mqueue", quiet, c"", false),
-        (
-            "configfs",
-            "/sys/kernel/config",
-            c"configfs",
-            quiet,
-            c"",
-            false,
-        ),
-        (
-            "debugfs",
-            "/sys/kernel/debug",
-            c"debugfs",
-            quiet,
-            c"",
-            false,
-        ),
-        (
-            "tracefs",
-            "/sys/kernel/tracing",
-            c"tracefs",
-            quiet,
-            c"",
-            false,
-        ),
-    ];
-    let mut result = Ok(());
-    for (source, target, kind, flags, data, needed) in table {
-        if is_mount_point(target) {
-            continue;
-        }
-        let made = target.starts_with("/sys/") || std::fs::create_dir_all(target).is_ok();
-        match mount(source, target, kind, flags, Some(data)) {
-            Err(error) if needed && made => {
-                result = Err(std::io::Error::other(format!("mount {target}: {error}")))
-            }
-            _ => {}
-        }
-    }
-    // Containers expect that mounts of the host reach them; systemd shares its root, too.
-    mount_change(
-        "/",
-        MountPropagationFlags::SHARED | MountPropagationFlags::REC,
-    )?;
-    for dir in [
-        "/run/systemd/system",
-        "/run/systemd/journal",
-        "/run/flotilla",
-        "/run/lock",
-        "/run/credentials",
-        "/run/dbus",
-    ] {
-        std::fs::create_dir_all(dir)?;
-    }
-    boot.cmdline = CommandLine::of_kernel();
-    result
-}
-
-fn is_mount_point(path: &str) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let device = |p: &Path| std::fs::metadata(p).map(|m| m.dev()).ok();
-    let path = Path::new(path);
-    match (device(path), path.parent().and_then(device)) {
-        (Some(own), Some(above)) => own != above,
-        _ => false,
-    }
-}
-
 fn log_and_limits(boot: &mut Boot) -> std::io::Result<()> {
     log::open_kmsg();
     // For debugging: everything on the console, nothing in a journal that may not work.
@@ -545,80 +415,9 @@ fn devices_again(boot: &mut Boot) -> Vec<Event> {
     events
 }
 
-/// `/run/flotilla/boot.json`, which others read instead of the command line.
-fn write_facts(boot: &mut Boot) -> std::io::Result<()> {
-    let text = facts_json(boot, &image_version());
-    crate::atomic::write(Path::new("/run/flotilla/boot.json"), text.as_bytes(), 0o644)
-}
-
-fn image_version() -> String {
-    let text = std::fs::read_to_string("/usr/lib/os-release")
-        .or_else(|_| std::fs::read_to_string("/etc/os-release"));
-    let all = unit_file::environment::parse_environment_file(&text.unwrap_or_default());
-    all.into_iter()
-        .find(|(n, _)| n == "IMAGE_VERSION")
-        .map_or_else(|| env!("CARGO_PKG_VERSION").to_owned(), |(_, v)| v)
-}
-
-fn facts_json(boot: &Boot, version: &str) -> String {
-    let text = |value: Option<&str>| value.map_or_else(|| "null".to_owned(), json_string);
-    let facts = &boot.facts;
-    let oem = boot.cmdline.ours("oem.id").filter(|id| !id.is_empty());
-    let pairs = [
-        ("slot", text(facts.slot.as_deref())),
-        ("version", json_string(version)),
-        ("usrhash", text(facts.usrhash.as_deref())),
-        ("first_boot", boot.first_boot.to_string()),
-        ("oem_id", text(oem)),
-        ("recovery", text(facts.recovery.as_deref())),
-        ("fallback", text(facts.fallback.as_deref())),
-        ("state_device", text(facts.state_device.as_deref())),
-        ("machine_id", json_string(&boot.machine_id)),
-        ("initrd_usec", facts.initrd_usec.to_string()),
-        ("initrd_end_usec", facts.initrd_end_usec.to_string()),
-        ("userspace_usec", boot.times.userspace.monotonic.to_string()),
-    ];
-    let body: Vec<String> = pairs
-        .iter()
-        .map(|(k, v)| format!("  \"{k}\": {v}"))
-        .collect();
-    format!("{{\n{}\n}}\n", body.join(",\n"))
-}
-
-fn json_string(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            c if u32::from(c) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn facts_are_valid_json_with_null_for_the_unknown() {
-        let mut boot = Boot {
-            cmdline: CommandLine::parse("coreos.oem.id=qemu"),
-            ..Boot::default()
-        };
-        boot.facts.slot = Some("a".to_owned());
-        boot.facts.recovery = Some("say \"x\"\n".to_owned());
-        let text = facts_json(&boot, "0.1.0");
-        assert!(
-            text.contains("\"slot\": \"a\"")
-                && text.contains("\"usrhash\": null")
-                && text.contains("\"oem_id\": \"qemu\"")
-        );
-        assert!(text.contains("\"recovery\": \"say \\\"x\\\"\\u000a\""));
-    }
 
     #[test]
     fn the_boot_target_has_two_fallbacks() {

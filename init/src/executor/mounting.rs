@@ -121,9 +121,9 @@ fn mount_unit(
 
 fn bind(source: &Path, where_: &str, recursive: bool, flags: MountFlags) -> rustix::io::Result<()> {
     if recursive {
-        mount_bind_recursive(source, where_)?
+        mount_bind_recursive(source, where_)?;
     } else {
-        mount_bind(source, where_)?
+        mount_bind(source, where_)?;
     }
     if flags.is_empty() {
         return Ok(());

@@ -298,9 +298,9 @@ fn apply(path: &str, change: &Change) -> std::io::Result<()> {
             let is_dir = std::fs::metadata(source)?.is_dir();
             make_target(Path::new(path), is_dir)?;
             if *recursive {
-                mount_bind_recursive(source, path)?
+                mount_bind_recursive(source, path)?;
             } else {
-                mount_bind(source, path)?
+                mount_bind(source, path)?;
             }
             if *read_only {
                 set(path, READ_ONLY, 0)

@@ -37,6 +37,10 @@ const DIRECTORIES: [(&str, u32); 13] = [
     ("tmp", 0o1777),
 ];
 
+/// Those of Debian's mke2fs.conf, which the initramfs does not have, and a seed that lets the UUID change.
+const FEATURES: &str = "has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file,huge_file,\
+    extent,flex_bg,64bit,dir_nlink,extra_isize,metadata_csum,metadata_csum_seed";
+
 /// Where the root is to come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Root {
@@ -140,24 +144,22 @@ fn mount_disk(boot: &Boot, wanted: &Root) -> Result<String, StageError> {
             (None, path.clone())
         }
     };
-    // Only the partition that is ours by type and label may be formatted.
-    if matches!(wanted, Root::State | Root::Label(_)) && is_blank(&node)? {
+    let kind = boot.cmdline.value("rootfstype").unwrap_or("ext4");
+    // Only the partition that is ours by type and label may be formatted; one that fills the disk at once
+    // gets a journal of the right size.
+    let blank = matches!(wanted, Root::State | Root::Label(_)) && is_blank(&node)?;
+    if blank {
+        warn("the partition of STATE", grow_partition(disk.as_ref(), true));
         format(&node)?;
     }
-    let kind = boot.cmdline.value("rootfstype").unwrap_or("ext4");
     if mount_state(&node, kind).is_err() {
         check(&node)?;
         mount_state(&node, kind)?;
     }
-    if let Some((name, number)) = disk {
+    if disk.is_some() && kind == "ext4" {
         let first_boot = !Path::new(SYSROOT).join("etc/machine-id").exists();
-        if let Err(error) = grow(&name, number, first_boot) {
-            // The machine runs with the size it has; the next boot tries again.
-            log::say(
-                Level::Warning,
-                format_args!("STATE was not grown: {}", chain(&error)),
-            );
-        }
+        warn("the partition of STATE", grow_partition(disk.as_ref(), first_boot && !blank));
+        warn("STATE", grow_file_system(&node));
         if first_boot {
             fresh_uuid();
         }
@@ -209,8 +211,12 @@ fn format(node: &Path) -> Result<(), StageError> {
             "ext4",
             "-L",
             "STATE",
+            "-b",
+            "4096",
+            "-I",
+            "256",
             "-O",
-            "metadata_csum,metadata_csum_seed",
+            FEATURES,
             "-m",
             "1",
         ],
@@ -270,9 +276,20 @@ fn tool(name: &str, arguments: &[&str], node: &Path) -> Result<i32, StageError> 
     Ok(status.code().unwrap_or(255))
 }
 
-/// Grows the table to the disk's end, tells the kernel, and grows the file system.
-fn grow(disk: &str, number: u32, first_boot: bool) -> Result<(), StageError> {
-    let Some(disk) = blockdev::read_disk(disk) else {
+/// The machine runs with the size it has; the next boot tries again.
+fn warn(what: &str, result: Result<(), StageError>) {
+    if let Err(error) = result {
+        log::say(
+            Level::Warning,
+            format_args!("{what} was not grown: {}", chain(&error)),
+        );
+    }
+}
+
+/// Grows the partition table and STATE in it to the disk's end, and tells the kernel.
+fn grow_partition(place: Option<&(String, u32)>, first_boot: bool) -> Result<(), StageError> {
+    let disk = place.and_then(|(name, number)| Some((blockdev::read_disk(name)?, *number)));
+    let Some((disk, number)) = disk else {
         return Ok(());
     };
     let mut random = random_guid;
@@ -301,22 +318,46 @@ fn grow(disk: &str, number: u32, first_boot: bool) -> Result<(), StageError> {
             .map_err(StageError::io(what()))?;
     }
     let (first, sectors) = growth.partition;
+    let what = format!("resize partition {number} of {}", disk.name);
     syscalls::block::resize_partition(file.as_fd(), number, first * SECTOR, sectors * SECTOR)
-        .map_err(StageError::io(format!(
-            "resize partition {number} of {}",
-            disk.name
-        )))?;
+        .map_err(StageError::io(what))
+}
+
+/// Grows the mounted file system to its device, if it is smaller; a cut between the two growths is made up
+/// for at the next boot.
+fn grow_file_system(node: &Path) -> Result<(), StageError> {
+    let what = || format!("read {}", node.display());
+    let device = File::open(node).map_err(StageError::io(what()))?;
+    let bytes = syscalls::block::size(device.as_fd()).map_err(StageError::io(what()))?;
+    let mut superblock = [0; 1024];
+    device
+        .read_exact_at(&mut superblock, 1024)
+        .map_err(StageError::io(what()))?;
+    let (blocks, size) = ext4_size(&superblock);
+    if bytes / size <= blocks {
+        return Ok(());
+    }
     let root = File::open(SYSROOT).map_err(StageError::io(format!("open {SYSROOT}")))?;
-    let block = rustix::fs::statfs(SYSROOT)
-        .map_err(StageError::io("ask for the block size"))?
-        .f_bsize as u64;
-    syscalls::block::ext4_resize(root.as_fd(), sectors * SECTOR / block.max(1))
+    syscalls::block::ext4_resize(root.as_fd(), bytes / size)
         .map_err(StageError::io("grow the file system"))?;
     log::say(
         Level::Info,
-        format_args!("STATE grown to {} MiB", sectors * SECTOR >> 20),
+        format_args!("STATE grown to {} MiB", bytes >> 20),
     );
     Ok(())
+}
+
+/// Number and size of the blocks of an ext4 file system.
+fn ext4_size(superblock: &[u8; 1024]) -> (u64, u64) {
+    const WIDE: u32 = 0x80;
+    let number = |at: usize| {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&superblock[at..at + 4]);
+        u32::from_le_bytes(bytes)
+    };
+    let high = if number(0x60) & WIDE != 0 { number(0x150) } else { 0 };
+    let size = 1024u64 << number(24).min(6);
+    (u64::from(high) << 32 | u64::from(number(4)), size)
 }
 
 /// A new UUID for the mounted file system: all machines of one image began with the same.
@@ -461,6 +502,22 @@ mod tests {
         assert!(!is_blank(file.path()).unwrap());
         file.as_file().set_len(10).unwrap();
         assert!(is_blank(file.path()).is_err());
+    }
+
+    #[test]
+    fn the_size_of_a_file_system_is_read_from_its_superblock() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(32 << 20).unwrap();
+        let out = Command::new("mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-O", FEATURES])
+            .arg(file.path())
+            .arg("16M")
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let mut superblock = [0; 1024];
+        file.as_file().read_exact_at(&mut superblock, 1024).unwrap();
+        assert_eq!(ext4_size(&superblock), (4096, 4096));
     }
 
     #[test]

@@ -222,7 +222,7 @@ impl Manager {
                 unit.as_str(),
                 None,
                 format_args!("{}", log::chain(&error)),
-            )
+            );
         };
         if let Err(error) = tree.create(cgroup) {
             return complain(error);

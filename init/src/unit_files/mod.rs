@@ -3,16 +3,15 @@
 //! What links a unit wants is decided by [`unit_file::install`]; this module reads files, makes and removes
 //! links, and reports each as a change. Links point at the unit's file, by full path.
 
+mod links;
+mod state;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use init_control::{
-    ControlError, EnableFlags, ErrorKind, PresetMode, Reply, UnitFileChange, UnitFileEntry,
-    UnitFileRequest, UnitFileState,
-};
+use init_control::{ControlError, EnableFlags, ErrorKind, PresetMode, Reply, UnitFileChange, UnitFileRequest};
 use unit_file::UnitName;
 use unit_file::install::{Preset, Presets, can_be_preset, carries_install_info, links};
 use unit_file::load::SourceText;
@@ -21,6 +20,7 @@ use unit_file::specifier::MachineInfo;
 
 use crate::glob;
 use crate::host::{Effective, UnitDirectories};
+use links::{Changes, change, links_below, make_link, remove};
 
 const ETC: &str = "/etc/systemd/system";
 const RUN: &str = "/run/systemd/system";
@@ -31,7 +31,6 @@ const PRESET_DIRECTORIES: [&str; 4] = [
     "/usr/lib/systemd/system-preset",
 ];
 
-type Changes = Vec<UnitFileChange>;
 
 /// Reads and changes the links of unit files.
 #[derive(Debug)]
@@ -66,7 +65,7 @@ impl<'a> Installer<'a> {
         let mut carries = false;
         match request {
             UnitFileRequest::Enable { files, flags } => {
-                carries = self.enable(files, *flags, &mut changes)?
+                carries = self.enable(files, *flags, &mut changes)?;
             }
             UnitFileRequest::Disable { files, flags } => {
                 self.disable(files, *flags, &mut changes)?;
@@ -108,7 +107,7 @@ impl<'a> Installer<'a> {
                 }
             }
             UnitFileRequest::PresetAll { mode, flags } => {
-                self.preset_all(*mode, *flags, &mut changes)?
+                self.preset_all(*mode, *flags, &mut changes)?;
             }
             UnitFileRequest::Revert { files } => {
                 for file in files {
@@ -161,21 +160,6 @@ impl<'a> Installer<'a> {
             force: true,
         };
         self.preset_all(PresetMode::Full, flags, &mut Changes::new())
-    }
-
-    /// State of the unit's file and what the presets say: `enabled`, `disabled`, or nothing.
-    pub(crate) fn state_and_preset(&self, name: &UnitName) -> (Option<UnitFileState>, String) {
-        let state = self.state(name, &self.existing_links());
-        let preset = match state {
-            Some(
-                UnitFileState::Enabled
-                | UnitFileState::Disabled
-                | UnitFileState::EnabledRuntime
-                | UnitFileState::Static,
-            ) => self.preset_word(name),
-            _ => String::new(),
-        };
-        (state, preset)
     }
 
     fn config(&self, runtime: bool) -> &Path {
@@ -471,140 +455,6 @@ impl<'a> Installer<'a> {
         Ok(())
     }
 
-    fn list(&self, states: &[String], patterns: &[String]) -> Vec<UnitFileEntry> {
-        let links = self.existing_links();
-        let names = self.directories.borrow_mut().names();
-        let mut found = Vec::new();
-        for name in names.iter().filter_map(|n| UnitName::parse(n).ok()) {
-            if !patterns.is_empty() && !patterns.iter().any(|p| glob::matches(p, name.as_str())) {
-                continue;
-            }
-            let Some(state) = self
-                .state(&name, &links)
-                .filter(|s| states.is_empty() || states.iter().any(|w| w == s.as_str()))
-            else {
-                continue;
-            };
-            let dir = self
-                .directories
-                .borrow_mut()
-                .effective(name.as_str())
-                .map(|(d, _)| d)
-                .unwrap_or_default();
-            let preset = if matches!(state, UnitFileState::Enabled | UnitFileState::Disabled) {
-                self.preset_word(&name)
-            } else {
-                String::new()
-            };
-            found.push(UnitFileEntry {
-                path: format!("{dir}/{name}"),
-                state,
-                preset,
-            });
-        }
-        found
-    }
-
-    fn state_reply(&self, file: &str) -> Result<Reply, ControlError> {
-        let name = parse(base_name(file))?;
-        let missing = || {
-            ControlError::new(
-                ErrorKind::FileNotFound,
-                format!("No such file or directory: {name}"),
-            )
-        };
-        self.state(&name, &self.existing_links())
-            .map(Reply::UnitFileState)
-            .ok_or_else(missing)
-    }
-
-    /// Links of both configuration directories: (of /run, path, target).
-    fn existing_links(&self) -> Vec<(bool, PathBuf, PathBuf)> {
-        let of = |runtime: bool| {
-            links_below(self.config(runtime))
-                .into_iter()
-                .map(move |(p, t)| (runtime, p, t))
-        };
-        of(false).chain(of(true)).collect()
-    }
-
-    fn state(&self, name: &UnitName, links: &[(bool, PathBuf, PathBuf)]) -> Option<UnitFileState> {
-        let own = self.directories.borrow_mut().effective(name.as_str());
-        let template = name.template().filter(|_| name.is_instance());
-        let by_template = || {
-            self.directories
-                .borrow_mut()
-                .effective(template.as_ref()?.as_str())
-        };
-        let (dir, kind) = own.or_else(by_template)?;
-        let runtime = dir.starts_with("/run/");
-        match kind {
-            Effective::Mask if runtime => return Some(UnitFileState::MaskedRuntime),
-            Effective::Mask => return Some(UnitFileState::Masked),
-            Effective::Alias => return Some(UnitFileState::Alias),
-            Effective::File => {}
-        }
-        if dir.contains("/systemd/generator") {
-            return Some(UnitFileState::Generated);
-        }
-        if dir == "/run/systemd/transient" {
-            return Some(UnitFileState::Transient);
-        }
-        let base = |p: &Path| {
-            p.file_name()
-                .and_then(|n| n.to_str())
-                .map(str::to_owned)
-                .unwrap_or_default()
-        };
-        let is_instance_of_us = |n: &str| {
-            name.is_template()
-                && UnitName::parse(n).is_ok_and(|u| u.template().as_ref() == Some(name))
-        };
-        let (mut in_etc, mut in_run, mut instance) = (false, false, false);
-        for (of_run, path, target) in links {
-            let top = path.parent() == Some(&self.etc) || path.parent() == Some(&self.run);
-            let file = base(path);
-            let counts = if top {
-                file != name.as_str() && base(target) == name.as_str()
-            } else {
-                file == name.as_str()
-            };
-            instance |= !top && is_instance_of_us(&file);
-            in_run |= counts && *of_run;
-            in_etc |= counts && !*of_run;
-        }
-        let install = self.install_section(name);
-        let default = install
-            .default_instance
-            .as_ref()
-            .and_then(|i| name.with_instance(i).ok());
-        if instance && default.is_some_and(|d| links.iter().any(|(_, p, _)| base(p) == d.as_str()))
-        {
-            in_etc = true;
-        }
-        let linked = links.iter().any(|(_, p, t)| {
-            base(p) == name.as_str()
-                && base(t) == name.as_str()
-                && (p.parent() == Some(&self.etc) || p.parent() == Some(&self.run))
-        });
-        Some(match () {
-            () if in_etc => UnitFileState::Enabled,
-            () if in_run => UnitFileState::EnabledRuntime,
-            () if linked && runtime => UnitFileState::LinkedRuntime,
-            () if linked => UnitFileState::Linked,
-            () if instance => UnitFileState::Indirect,
-            () if !carries_install_info(&install) => UnitFileState::Static,
-            () if install.wanted_by.is_empty()
-                && install.required_by.is_empty()
-                && install.upheld_by.is_empty()
-                && install.alias.is_empty() =>
-            {
-                UnitFileState::Indirect
-            }
-            () => UnitFileState::Disabled,
-        })
-    }
-
     fn default_target(&self) -> Result<Reply, ControlError> {
         let name = parse("default.target")?;
         self.fragment(&name)
@@ -621,97 +471,10 @@ fn base_name(file: &str) -> &str {
     file.rsplit('/').next().unwrap_or(file)
 }
 
-fn change(kind: &str, path: &Path, source: &str) -> UnitFileChange {
-    UnitFileChange {
-        kind: kind.to_owned(),
-        path: path.display().to_string(),
-        source: source.to_owned(),
-    }
-}
-
-/// All links right in `dir` and in its `.wants`, `.requires` and `.upholds` directories.
-fn links_below(dir: &Path) -> Vec<(PathBuf, PathBuf)> {
-    let mut found = Vec::new();
-    let Ok(entries) = fs::read_dir(dir) else {
-        return found;
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_list = [".wants", ".requires", ".upholds"]
-            .iter()
-            .any(|s| name.ends_with(s));
-        if let Ok(target) = fs::read_link(&path) {
-            found.push((path, target));
-        } else if is_list && let Ok(inner) = fs::read_dir(&path) {
-            found.extend(
-                inner
-                    .flatten()
-                    .filter_map(|e| Some((e.path(), fs::read_link(e.path()).ok()?))),
-            );
-        }
-    }
-    found.sort();
-    found
-}
-
-fn make_link(
-    link: &Path,
-    target: &Path,
-    force: bool,
-    changes: &mut Changes,
-) -> Result<(), ControlError> {
-    let failed = |e: std::io::Error| {
-        let kind = if e.raw_os_error() == Some(28) {
-            ErrorKind::DiskFull
-        } else {
-            ErrorKind::Failed
-        };
-        ControlError::new(kind, format!("{}: {e}", link.display()))
-    };
-    match fs::read_link(link) {
-        Ok(found)
-            if found == target
-                || fs::canonicalize(link)
-                    .ok()
-                    .is_some_and(|a| fs::canonicalize(target).is_ok_and(|b| a == b)) =>
-        {
-            return Ok(());
-        }
-        Ok(_) if force => remove(link, changes)?,
-        Ok(found) => {
-            let text = format!(
-                "File {} already exists and is a symlink to {}.",
-                link.display(),
-                found.display()
-            );
-            return Err(ControlError::new(ErrorKind::FileExists, text));
-        }
-        Err(_) if link.symlink_metadata().is_ok() => {
-            return Err(ControlError::new(
-                ErrorKind::FileExists,
-                format!("File {} already exists.", link.display()),
-            ));
-        }
-        Err(_) => {}
-    }
-    link.parent()
-        .map_or(Ok(()), fs::create_dir_all)
-        .map_err(failed)?;
-    symlink(target, link).map_err(failed)?;
-    changes.push(change("symlink", link, &target.display().to_string()));
-    Ok(())
-}
-
-fn remove(link: &Path, changes: &mut Changes) -> Result<(), ControlError> {
-    fs::remove_file(link)
-        .map_err(|e| ControlError::new(ErrorKind::Failed, format!("{}: {e}", link.display())))?;
-    changes.push(change("unlink", link, ""));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use init_control::UnitFileState;
+
     use super::*;
 
     struct Tree {
