@@ -149,7 +149,10 @@ fn mount_disk(boot: &Boot, wanted: &Root) -> Result<String, StageError> {
     // gets a journal of the right size.
     let blank = matches!(wanted, Root::State | Root::Label(_)) && is_blank(&node)?;
     if blank {
-        warn("the partition of STATE", grow_partition(disk.as_ref(), true));
+        warn(
+            "the partition of STATE",
+            grow_partition(disk.as_ref(), true),
+        );
         format(&node)?;
     }
     if mount_state(&node, kind).is_err() {
@@ -158,7 +161,10 @@ fn mount_disk(boot: &Boot, wanted: &Root) -> Result<String, StageError> {
     }
     if disk.is_some() && kind == "ext4" {
         let first_boot = !Path::new(SYSROOT).join("etc/machine-id").exists();
-        warn("the partition of STATE", grow_partition(disk.as_ref(), first_boot && !blank));
+        warn(
+            "the partition of STATE",
+            grow_partition(disk.as_ref(), first_boot && !blank),
+        );
         warn("STATE", grow_file_system(&node));
         if first_boot {
             fresh_uuid();
@@ -205,20 +211,8 @@ fn format(node: &Path) -> Result<(), StageError> {
     let status = tool(
         "mke2fs",
         &[
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-L",
-            "STATE",
-            "-b",
-            "4096",
-            "-I",
-            "256",
-            "-O",
-            FEATURES,
-            "-m",
-            "1",
+            "-q", "-F", "-t", "ext4", "-L", "STATE", "-b", "4096", "-I", "256", "-O", FEATURES,
+            "-m", "1",
         ],
         node,
     )?;
@@ -355,7 +349,11 @@ fn ext4_size(superblock: &[u8; 1024]) -> (u64, u64) {
         bytes.copy_from_slice(&superblock[at..at + 4]);
         u32::from_le_bytes(bytes)
     };
-    let high = if number(0x60) & WIDE != 0 { number(0x150) } else { 0 };
+    let high = if number(0x60) & WIDE != 0 {
+        number(0x150)
+    } else {
+        0
+    };
     let size = 1024u64 << number(24).min(6);
     (u64::from(high) << 32 | u64::from(number(4)), size)
 }
@@ -514,7 +512,11 @@ mod tests {
             .arg("16M")
             .output()
             .unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         let mut superblock = [0; 1024];
         file.as_file().read_exact_at(&mut superblock, 1024).unwrap();
         assert_eq!(ext4_size(&superblock), (4096, 4096));

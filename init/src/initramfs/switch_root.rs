@@ -19,9 +19,10 @@ pub(super) fn enter(mut boot: Boot) -> StageError {
         Err(error) => return error,
     }
     if let Some(watchdog) = boot.watchdog.take()
-        && rustix::io::fcntl_setfd(&watchdog, rustix::io::FdFlags::empty()).is_ok() {
-            boot.facts.watchdog_fd = Some(watchdog.into_raw_fd());
-        }
+        && rustix::io::fcntl_setfd(&watchdog, rustix::io::FdFlags::empty()).is_ok()
+    {
+        boot.facts.watchdog_fd = Some(watchdog.into_raw_fd());
+    }
     let mut environment: Vec<CString> = Vec::new();
     let facts = format!("{}={}", handover::VARIABLE, boot.facts.encode());
     environment.extend(CString::new(facts));

@@ -22,23 +22,20 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use init_control::{BootTimes, JobMode, PowerAction};
+use init_control::BootTimes;
 use rustix::event::epoll::EventFlags;
-use rustix::process::{WaitOptions, wait};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use unit_engine::api::{ExecFailure, ExitStatus};
 use unit_engine::{Action, Engine, Event, FdToken, Now, SpawnId};
 use unit_file::UnitName;
 use unit_file::settings::Listen;
 
 use crate::clock;
-use crate::devices::{self, Links, Uevent};
+use crate::devices::{Links, Uevent};
 use crate::host::System;
 use crate::log::{self, Level};
-use crate::mounts;
 use control::Control;
 pub(crate) use launch::BUS_SOCKETS;
 use poll::{Poll, Source};

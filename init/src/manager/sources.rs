@@ -245,7 +245,12 @@ impl Manager {
         });
     }
 
-    pub(super) fn power(&mut self, action: PowerAction, immediate: bool, argument: Option<&str>) -> ! {
+    pub(super) fn power(
+        &mut self,
+        action: PowerAction,
+        immediate: bool,
+        argument: Option<&str>,
+    ) -> ! {
         self.control.flush_all(&mut self.poll);
         crate::shutdown::finish(
             action,

@@ -97,4 +97,3 @@ pub(super) fn remove(link: &Path, changes: &mut Changes) -> Result<(), ControlEr
     changes.push(change("unlink", link, ""));
     Ok(())
 }
-

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use init_control::{ControlError, EnableFlags, ErrorKind, PresetMode, Reply, UnitFileChange, UnitFileRequest};
+use init_control::{
+    ControlError, EnableFlags, ErrorKind, PresetMode, Reply, UnitFileChange, UnitFileRequest,
+};
 use unit_file::UnitName;
 use unit_file::install::{Preset, Presets, can_be_preset, carries_install_info, links};
 use unit_file::load::SourceText;
@@ -30,7 +32,6 @@ const PRESET_DIRECTORIES: [&str; 4] = [
     "/usr/local/lib/systemd/system-preset",
     "/usr/lib/systemd/system-preset",
 ];
-
 
 /// Reads and changes the links of unit files.
 #[derive(Debug)]
