@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Marks a group whose processes the manager spares in the first stage of a stop.
 pub const PAYLOAD_XATTR: &str = "user.flotilla.payload";
+/// Base groups without a manager.
+const PLAIN: &str = "/docker/";
 /// What limits need.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
@@ -97,7 +99,7 @@ pub fn scope(id12: &str, name: &str, monitor: u32) -> Result<String, cgroup2::Cg
         Ok(group) => group,
         Err(error) => {
             tracing::debug!(error = %telemetry::chain(&error), "no scope, using a plain control group");
-            format!("/docker/{id12}")
+            format!("{PLAIN}{id12}")
         }
     };
     let groups = hierarchy();
@@ -155,6 +157,24 @@ pub enum PlaceError {
     NotEnforced,
 }
 
+/// Where a container's processes are.
+pub fn payload_path(base: &str, id12: &str) -> String {
+    format!("{}/payload-{id12}", base.trim_end_matches('/'))
+}
+
+/// At the end of a monitor: without a manager nobody else removes the group. The root group may hold processes.
+pub fn leave(base: &str) {
+    if !base.starts_with(PLAIN) {
+        return;
+    }
+    let groups = hierarchy();
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let left = groups.attach("/", own).and_then(|()| groups.remove(base));
+    if let Err(error) = left {
+        tracing::debug!(error = %telemetry::chain(&error), "the plain control group stays");
+    }
+}
+
 /// Makes `<base>/payload-<id12>` with the device rules in force; its path.
 pub fn payload(
     base: &str,
@@ -163,7 +183,7 @@ pub fn payload(
     controllers: bool,
 ) -> Result<String, PlaceError> {
     let groups = hierarchy();
-    let group = format!("{}/payload-{id12}", base.trim_end_matches('/'));
+    let group = payload_path(base, id12);
     if groups.exists(&group) {
         let _ = groups.kill(&group);
         for _ in 0..50 {

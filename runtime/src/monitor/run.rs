@@ -118,6 +118,8 @@ impl Monitor {
         )
         .map_err(io_refused("write the container's network files"))?;
         let rules = launch::rules(&self.config);
+        // Known before it is made, so that a failure in between is cleaned up too.
+        self.state.cgroup = place::payload_path(&self.base, self.config.short());
         let cgroup = place::payload(
             &self.base,
             self.config.short(),
@@ -422,6 +424,7 @@ impl Monitor {
     /// Nothing is left to do but to send what is queued.
     fn leave(&mut self) {
         self.clients.iter_mut().for_each(Client::flush);
+        place::leave(&self.base);
         self.leaving = Some(Instant::now() + Duration::from_secs(30));
     }
 }
