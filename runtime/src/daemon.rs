@@ -110,10 +110,9 @@ pub fn serve(arguments: &[String]) -> Result<(), DaemonError> {
         for (socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
             if let Ok(connection) =
                 rustix::net::accept_with(socket, rustix::net::SocketFlags::CLOEXEC)
+                && let Err(error) = answer(&context, connection)
             {
-                if let Err(error) = answer(&context, connection) {
-                    tracing::debug!(%error, "a request was not answered");
-                }
+                tracing::debug!(%error, "a request was not answered");
             }
         }
     }
@@ -134,7 +133,7 @@ fn own_sockets(options: &Options) -> Result<Vec<OwnedFd>, DaemonError> {
             }
             None if host == "fd://" => {}
             None => {
-                tracing::warn!(%host, "only fd:// and unix:// are served; use a socket unit for TCP")
+                tracing::warn!(%host, "only fd:// and unix:// are served; use a socket unit for TCP");
             }
         }
     }

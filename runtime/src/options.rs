@@ -176,7 +176,7 @@ impl Options {
                         .as_u64()
                         .and_then(|mtu| u32::try_from(mtu).ok())
                         .ok_or("must be a number")?,
-                )
+                );
             }
             "dns" => self.dns = texts(value)?,
             "dns-search" => self.dns_search = texts(value)?,

@@ -137,7 +137,7 @@ fn block(
             }
             _ => match assignment(&action)? {
                 (Some((None, name)), expression) => {
-                    nodes.push(Node::Set(name, pipeline(expression)?))
+                    nodes.push(Node::Set(name, pipeline(expression)?));
                 }
                 _ => nodes.push(Node::Print(pipeline(&action)?)),
             },
@@ -160,7 +160,7 @@ fn conditional(
             _ => return err("unexpected EOF"),
         },
         Some(other) => match other.strip_prefix("else if ") {
-            Some(rest) => vec![conditional(&rest.to_owned(), pieces, depth + 1)?],
+            Some(rest) => vec![conditional(rest, pieces, depth + 1)?],
             None => return err(format!("unexpected {other:?}")),
         },
         None => return err("unexpected EOF"),
@@ -375,9 +375,9 @@ fn run(
             Node::With(pipe, then, otherwise) => {
                 let value = evaluate(pipe, dot, scope)?;
                 if truth(&value) {
-                    run(then, &value, scope, out)?
+                    run(then, &value, scope, out)?;
                 } else {
-                    run(otherwise, dot, scope, out)?
+                    run(otherwise, dot, scope, out)?;
                 }
             }
             Node::Range(variables, pipe, body, otherwise) => {

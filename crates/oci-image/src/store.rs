@@ -520,10 +520,10 @@ impl Store {
 
     /// An image by name, id or unambiguous start of an id.
     pub fn find(&self, text: &str) -> Result<Image, StoreError> {
-        if let Ok(name) = text.parse::<Reference>() {
-            if let Some(target) = self.target(&name)? {
-                return self.image(&target.image);
-            }
+        if let Ok(name) = text.parse::<Reference>()
+            && let Some(target) = self.target(&name)?
+        {
+            return self.image(&target.image);
         }
         let hex = text.strip_prefix("sha256:").unwrap_or(text);
         let none = || StoreError::NoSuchImage(text.to_owned());

@@ -395,10 +395,10 @@ impl Layer<'_> {
 
     /// An open directory of this layer, made with what the layers below know of it where it is missing.
     fn directory(&mut self, path: &Path, at: Shown<'_>) -> Result<OwnedFd, UnpackError> {
-        if let Some((known, fd)) = self.parent.take() {
-            if known == path {
-                return Ok(fd);
-            }
+        if let Some((known, fd)) = self.parent.take()
+            && known == path
+        {
+            return Ok(fd);
         }
         match in_root(&self.root, path) {
             Ok(fd) => return Ok(fd),

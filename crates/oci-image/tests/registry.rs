@@ -1,5 +1,7 @@
 //! Against Debian's docker-registry on an ephemeral port: push, pull, wrong bytes, missing names, mirrors.
 
+#![allow(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
 use oci_image::build::{Item, single_layer};
 use oci_image::manifest::RunConfig;
 use oci_image::pull::{Options, Step, pull};

@@ -158,11 +158,11 @@ impl Engine for Libcontainer {
             .pid()
             .ok_or_else(|| EngineError::other("the engine gave no process"))?
             .as_raw();
-        if request.plan.wants_filter() {
-            if let Err(error) = confirm_filter(pid) {
-                let _ = container.delete(true);
-                return Err(error);
-            }
+        if request.plan.wants_filter()
+            && let Err(error) = confirm_filter(pid)
+        {
+            let _ = container.delete(true);
+            return Err(error);
         }
         container.start().map_err(failed("start the container"))?;
         Ok(pid)
@@ -403,10 +403,10 @@ fn in_root(root: &Path, path: &str) -> std::io::Result<std::fs::File> {
 fn database(root: &Path, path: &str) -> String {
     let mut text = Vec::new();
     // Absent in images of a single program; something else than a file counts as absent.
-    if let Ok(file) = in_root(root, path) {
-        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            let _ = file.take(MAX_DATABASE).read_to_end(&mut text);
-        }
+    if let Ok(file) = in_root(root, path)
+        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+    {
+        let _ = file.take(MAX_DATABASE).read_to_end(&mut text);
     }
     String::from_utf8_lossy(&text).into_owned()
 }

@@ -175,10 +175,8 @@ impl Attached<'_> {
                 return Ok(End::Detached);
             }
             self.flush_input();
-            if socket {
-                if let Some(code) = self.read_socket()? {
-                    return Ok(End::Exited(code));
-                }
+            if socket && let Some(code) = self.read_socket()? {
+                return Ok(End::Exited(code));
             }
         }
     }
@@ -267,12 +265,13 @@ impl Attached<'_> {
                         let _ = protocol::send(&self.socket, &Request::Resize { rows, columns });
                     }
                 }
-                SIGTERM | SIGINT | SIGQUIT | SIGHUP if self.style.in_unit => {
+                SIGTERM | SIGINT | SIGQUIT | SIGHUP
+                    if self.style.in_unit
                     // The unit stops: the image's own signal, once. The manager's time-out decides on the kill.
-                    if !self.stopping {
-                        self.stopping = true;
-                        let _ = protocol::send(&self.socket, &Request::Stop { timeout: None });
-                    }
+                    && !self.stopping =>
+                {
+                    self.stopping = true;
+                    let _ = protocol::send(&self.socket, &Request::Stop { timeout: None });
                 }
                 other if self.style.signals => {
                     let _ = protocol::send(&self.socket, &Request::Kill { signal: other });

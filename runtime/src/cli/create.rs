@@ -482,7 +482,7 @@ fn bind(host: &Host, text: &str) -> Result<Bind, Failure> {
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" | "rw" | "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
-                words.push(option.to_owned())
+                words.push(option.to_owned());
             }
             // Labels of SELinux and docker's copy switches have no meaning here.
             "z" | "Z" | "nocopy" | "copy" | "cached" | "delegated" | "consistent" => {}

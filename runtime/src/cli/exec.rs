@@ -308,12 +308,12 @@ fn terminal(listener: &UnixListener, socket: &OwnedFd, interactive: bool) -> Res
                 _ => input = false,
             }
         }
-        if ready[0] {
-            if let Some(code) = ended(socket) {
-                let _ = rustix::io::ioctl_fionbio(&master, true);
-                drain(Some(&master), &mut io::stdout());
-                return Ok(code);
-            }
+        if ready[0]
+            && let Some(code) = ended(socket)
+        {
+            let _ = rustix::io::ioctl_fionbio(&master, true);
+            drain(Some(&master), &mut io::stdout());
+            return Ok(code);
         }
     }
 }

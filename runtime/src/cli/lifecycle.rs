@@ -283,7 +283,7 @@ pub fn rm(context: &Context, args: &Args) -> Result<i32, Failure> {
             Ok(()) => println!("{name}"),
             // With -f a container that is not there is what was wanted.
             Err(failure) if force && failure.text.starts_with("No such container") => {
-                eprintln!("Error response from daemon: {}", failure.text)
+                eprintln!("Error response from daemon: {}", failure.text);
             }
             Err(failure) => {
                 eprintln!("Error response from daemon: {}", failure.text);

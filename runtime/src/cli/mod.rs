@@ -230,7 +230,7 @@ fn skip_global(words: &[String]) -> Vec<String> {
     while let [first, tail @ ..] = rest {
         match first.as_str() {
             "-H" | "--host" | "-l" | "--log-level" | "--config" | "-c" | "--context" => {
-                rest = tail.get(1..).unwrap_or_default()
+                rest = tail.get(1..).unwrap_or_default();
             }
             "-D" | "--debug" | "--tls" | "--tlsverify" => rest = tail,
             other
@@ -245,7 +245,7 @@ fn skip_global(words: &[String]) -> Vec<String> {
                 .iter()
                 .any(|prefix| other.starts_with(prefix)) =>
             {
-                rest = tail
+                rest = tail;
             }
             _ => break,
         }

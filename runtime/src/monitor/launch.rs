@@ -231,7 +231,7 @@ fn collect_devices(directory: &Path, found: &mut Vec<devices::Device>, depth: u3
         match item.file_type() {
             Ok(kind) if kind.is_dir() && depth < 3 => collect_devices(&path, found, depth + 1),
             Ok(kind) if !kind.is_dir() && !kind.is_symlink() => {
-                found.extend(device(&path, &path.to_string_lossy(), "rwm").ok())
+                found.extend(device(&path, &path.to_string_lossy(), "rwm").ok());
             }
             _ => {}
         }

@@ -312,7 +312,7 @@ impl Monitor {
                 self.clients[index].send(&Event::ExecStarted { pid });
             }
             Err(Refused { code, message }) => {
-                self.clients[index].send(&Event::Failed { code, message })
+                self.clients[index].send(&Event::Failed { code, message });
             }
         }
     }
@@ -403,10 +403,10 @@ impl Monitor {
             &self.host.container(&self.config.id).join("exit.json"),
             &exit,
         );
-        if self.config.remove {
-            if let Err(error) = self.host.remove_container(&self.config, true) {
-                tracing::error!(error = %telemetry::chain(&error), "the container is not removed");
-            }
+        if self.config.remove
+            && let Err(error) = self.host.remove_container(&self.config, true)
+        {
+            tracing::error!(error = %telemetry::chain(&error), "the container is not removed");
         }
         let event = Event::Exited {
             code: self.state.exit_code,

@@ -92,11 +92,7 @@ pub struct Remote {
 
 /// The hosts to ask for a name, in order.
 pub fn remotes(config: &RegistryConfig, name: &Reference) -> Result<Vec<Remote>, RegistryError> {
-    if config
-        .blocked
-        .iter()
-        .any(|blocked| *blocked == name.registry)
-    {
+    if config.blocked.contains(&name.registry) {
         return Err(RegistryError::Blocked(name.registry.clone()));
     }
     let remote = |transport| Remote {
