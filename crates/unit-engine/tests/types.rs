@@ -85,6 +85,9 @@ fn accept_makes_instances() {
         ]
     );
     assert!(sim.spawned[0].stdio_socket.is_some());
+    assert!(sim.spawned[0].fds.is_empty(), "inetd style passes no fd 3");
+    let listen = |v: &String| v.starts_with("LISTEN_");
+    assert!(!sim.spawned[0].environment.iter().any(listen));
     assert!(
         sim.spawned[0]
             .environment

@@ -1,6 +1,6 @@
 //! The way up: lists of commands, the main process, what makes a service "running".
 
-use unit_file::settings::{INFINITY, NotifyAccess, ServiceType};
+use unit_file::settings::{INFINITY, NotifyAccess, ServiceType, StdInput, StdOutput};
 
 use super::commands;
 use crate::api::{LogLevel, PassedFd, SpawnId, SpawnRole};
@@ -283,6 +283,13 @@ impl Engine {
                 name: name.clone(),
                 token: *token,
             });
+        }
+        // inetd style: the socket is the standard input or output, and no LISTEN_FDS says otherwise (sshd -i
+        // would take fd 3 for a listener).
+        let exec = &s.settings.exec;
+        let output = [&exec.standard_output, &exec.standard_error];
+        if exec.standard_input == StdInput::Socket || output.contains(&&StdOutput::Socket) {
+            extra.fds.clear();
         }
     }
 
