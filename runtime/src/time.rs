@@ -53,8 +53,7 @@ pub fn parse(text: &str) -> Option<SystemTime> {
             .find(|c: char| !c.is_ascii_digit())
             .unwrap_or(fraction.len());
         for index in 0..9 {
-            let digit = fraction[..end]
-                .as_bytes()
+            let digit = fraction.as_bytes()[..end]
                 .get(index)
                 .map_or(0, |byte| u32::from(byte - b'0'));
             nanos = nanos * 10 + digit;

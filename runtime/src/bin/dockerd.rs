@@ -5,7 +5,7 @@ use runtime::daemon;
 use runtime::host::Host;
 use runtime::options::Options;
 
-const USAGE: &str = "usage: dockerd [--host=fd://] [DOCKER_OPTS...]\n       dockerd --restore-containers\n\nResolves the options of the container service into /run/docker/options.json and serves the\nengine API's _ping, version and info. Containers need no daemon and do not notice its end.\n\nExample: dockerd --host=fd:// --insecure-registry=10.0.2.2:5000\n";
+const USAGE: &str = "usage: dockerd [--host=fd://] [DOCKER_OPTS...]\n       dockerd containers-restore\n\nResolves the options of the container service into /run/docker/options.json and serves the\nengine API's _ping, version and info. Containers need no daemon and do not notice its end.\n\nExample: dockerd --host=fd:// --insecure-registry=10.0.2.2:5000\n";
 
 fn main() {
     telemetry::quiet_broken_pipe();
@@ -23,7 +23,7 @@ fn main() {
             println!("dockerd {}", env!("CARGO_PKG_VERSION"));
             0
         }
-        Some("--restore-containers") => restore(),
+        Some("containers-restore" | "--restore-containers") => restore(),
         _ => match daemon::serve(&words) {
             Ok(()) => 0,
             Err(error) => {

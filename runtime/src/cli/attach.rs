@@ -28,6 +28,8 @@ pub struct Style {
     pub supervise: bool,
     /// Signals that end programs stop the container by its own signal, once.
     pub in_unit: bool,
+    /// Detached in a unit: an end that somebody asked for is a success, as docker's client would have been.
+    pub calm: bool,
 }
 
 /// How it came to an end.
@@ -176,9 +178,20 @@ impl Attached<'_> {
             }
             self.flush_input();
             if socket && let Some(code) = self.read_socket()? {
-                return Ok(End::Exited(code));
+                return Ok(End::Exited(self.verdict(code)));
             }
         }
+    }
+
+    fn verdict(&self, code: i32) -> i32 {
+        let asked = || {
+            self.stopping
+                || self
+                    .host
+                    .load(&self.id)
+                    .is_ok_and(|container| container.state.stopped)
+        };
+        if self.style.calm && asked() { 0 } else { code }
     }
 
     /// Which of socket, input and signals are ready.

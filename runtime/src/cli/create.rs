@@ -676,7 +676,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn shown(text: &str) -> Option<Vec<(Option<String>, Option<u16>, u16, String)>> {
+    type Shown = (Option<String>, Option<u16>, u16, String);
+
+    fn shown(text: &str) -> Option<Vec<Shown>> {
         Some(
             ports(text)?
                 .into_iter()

@@ -136,6 +136,7 @@ pub fn launch(
     }
     style.in_unit = caller != Caller::Other;
     style.supervise = stays;
+    style.calm = detach && style.in_unit;
     style.output = style.output && !output_is_journal();
     let (socket, monitor) = monitor::spawn(&context.host, &config.id)
         .map_err(|error| Failure::io("start the container's monitor", error).with_code(125))?;

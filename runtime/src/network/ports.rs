@@ -2,9 +2,11 @@
 
 use super::{NetworkError, feed};
 use crate::container::Port;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::fmt::Write as _;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
 
 /// Where ports without a wish come from; 49153 is fleet's.
 const DYNAMIC: std::ops::RangeInclusive<u16> = 49154..=65535;
@@ -14,14 +16,7 @@ const DYNAMIC: std::ops::RangeInclusive<u16> = 49154..=65535;
 pub struct Published {
     /// With the host ports filled in.
     pub ports: Vec<Port>,
-    sockets: Vec<Holder>,
-}
-
-#[derive(Debug)]
-#[allow(dead_code)]
-enum Holder {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
+    sockets: Vec<OwnedFd>,
 }
 
 impl Published {
@@ -118,11 +113,18 @@ fn elements(verb: &str, ports: &[Port], container: Option<Ipv4Addr>) -> String {
     text
 }
 
-fn bind(protocol: &str, address: Ipv4Addr, port: u16) -> io::Result<Holder> {
-    match protocol {
-        "udp" => UdpSocket::bind((address, port)).map(Holder::Udp),
-        _ => TcpListener::bind((address, port)).map(Holder::Tcp),
-    }
+/// Binds without listening: until the firewall turns packets away, and whenever its table is lost, a client is
+/// refused at once, and never waits for an answer that nobody gives. Without `SO_REUSEADDR`, so that a
+/// server that sets it cannot take the port either.
+fn bind(protocol: &str, address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+    let kind = if protocol == "udp" {
+        SocketType::DGRAM
+    } else {
+        SocketType::STREAM
+    };
+    let socket = rustix::net::socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&socket, &SocketAddrV4::new(address, port))?;
+    Ok(socket)
 }
 
 fn taken(error: io::Error, address: Ipv4Addr, port: u16) -> NetworkError {
@@ -135,7 +137,7 @@ fn taken(error: io::Error, address: Ipv4Addr, port: u16) -> NetworkError {
     }
 }
 
-fn find_free(protocol: &str, address: Ipv4Addr) -> Result<(u16, Holder), NetworkError> {
+fn find_free(protocol: &str, address: Ipv4Addr) -> Result<(u16, OwnedFd), NetworkError> {
     let local =
         std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let mut bounds = local
