@@ -69,7 +69,8 @@ pub fn parse(text: &str) -> Option<SystemTime> {
                 _ => return None,
             };
             let (hours, minutes) = other[1..].split_once(':')?;
-            sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60)
+            sign * (i64::from(hours.parse::<u8>().ok()?) * 3600
+                + i64::from(minutes.parse::<u8>().ok()?) * 60)
         }
     };
     let seconds = days(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset;
@@ -180,6 +181,7 @@ mod tests {
         assert_eq!(format(time), "2024-02-29T12:34:56.000000005Z");
         assert_eq!(parse("2024-02-29T13:34:56.000000005+01:00"), Some(time));
         assert_eq!(parse(ZERO), None);
+        assert_eq!(parse("2024-02-29T13:34:56+9000000000000000:00"), None);
         assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5400)));
         assert_eq!(parse_duration("5"), None);
         assert_eq!(human(Duration::from_secs(180)), "3 minutes");
