@@ -286,7 +286,7 @@ impl Engine {
         }
         // inetd style: the socket is the standard input or output, and no LISTEN_FDS says otherwise (sshd -i
         // would take fd 3 for a listener).
-        let exec = &s.settings.exec;
+        let exec = &self.unit(id).exec;
         let output = [&exec.standard_output, &exec.standard_error];
         if exec.standard_input == StdInput::Socket || output.contains(&&StdOutput::Socket) {
             extra.fds.clear();
