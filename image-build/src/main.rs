@@ -288,7 +288,7 @@ fn unpacked(cli: &Cli, lock: &[packages::Locked], set: &str) -> Result<PathBuf> 
     let step = Progress::start(&format!("Debian packages for {set}"));
     let apt = Apt::open(&cli.cache.join("apt"), cli.mirror.as_deref())?;
     let debs = apt.fetch(&mine, &|i, n, name| {
-        step.say(&format!("downloading {i}/{n} {name}"))
+        step.say(&format!("downloading {i}/{n} {name}"));
     })?;
     let tmp = cli.cache.join(format!("{set}.new"));
     tree::unpack(&debs, &tmp, &|i, n| step.say(&format!("unpacking {i}/{n}")))?;

@@ -1,3 +1,5 @@
+//! Tests of the plan: what is there already is not done again.
+
 use super::*;
 use crate::config::parse::parse_network;
 use crate::dhcp::lease::tests::ack;

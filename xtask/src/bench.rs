@@ -195,11 +195,9 @@ impl Debian {
             root.join("etc/ssh/sshd_config"),
             "PermitRootLogin prohibit-password\nUsePAM no\n",
         )?;
-        for k in ["ed25519"] {
-            sh(Command::new("ssh-keygen")
-                .args(["-q", "-t", k, "-N", "", "-f"])
-                .arg(root.join(format!("etc/ssh/ssh_host_{k}_key"))))?;
-        }
+        sh(Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(root.join("etc/ssh/ssh_host_ed25519_key")))?;
         let key = w.dir.join("id_ed25519");
         fs::copy(
             key.with_extension("pub"),

@@ -409,9 +409,9 @@ fn forget() -> Result<()> {
         }
         let p = e.path();
         if e.file_type()?.is_dir() {
-            fs::remove_dir_all(p)?
+            fs::remove_dir_all(p)?;
         } else {
-            fs::remove_file(p)?
+            fs::remove_file(p)?;
         }
     }
     Ok(())

@@ -1,3 +1,5 @@
+//! Tests of the reading of .network files.
+
 use std::net::IpAddr;
 
 use super::super::model::{Activation, Patterns};

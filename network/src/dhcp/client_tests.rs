@@ -1,3 +1,5 @@
+//! Tests of the DHCP client: its way through the states, and any answer.
+
 use super::super::lease::tests::ack;
 use super::*;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of flannel's configuration, subnets and leases.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -1,3 +1,5 @@
+//! Loading: tables of settings, drop-ins, and any text.
+
 use proptest::prelude::proptest;
 
 use super::{SourceText, TypeSettings, UnitConfig, load};
