@@ -49,6 +49,8 @@ pub struct MachineSpec {
     pub append: String,
     /// Keep running when a guest asks for a reboot.
     pub reboots: bool,
+    /// QEMU's cache mode of the system disk.
+    pub cache: &'static str,
 }
 
 impl MachineSpec {
@@ -67,6 +69,7 @@ impl MachineSpec {
             seed: None,
             append: String::new(),
             reboots: true,
+            cache: "writeback",
         }
     }
 
@@ -202,8 +205,9 @@ impl Machine {
         c.arg("-device")
             .arg(format!("virtio-net-pci,netdev=n0,mac={},romfile=", s.mac()));
         c.arg("-drive").arg(format!(
-            "file={},if=none,id=d0,format=qcow2,cache=writeback,discard=unmap",
-            self.dir.join("disk.qcow2").display()
+            "file={},if=none,id=d0,format=qcow2,cache={},discard=unmap",
+            self.dir.join("disk.qcow2").display(),
+            s.cache
         ));
         c.args([
             "-device",
@@ -335,11 +339,16 @@ impl Machine {
         let limit = self.accel.scale(limit);
         let name = self.spec.name.clone();
         let console = self.console_path();
+        let start = std::time::Instant::now();
         let result = wait_for(&format!("ssh of {name}"), limit, || {
             let text = fs::read(&console).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             if text.contains("Kernel panic") {
                 return Ok(Some(false));
+            }
+            // Attempts before the socket is there only cost both sides time.
+            if !text.contains("Listening on sshd.socket") && start.elapsed() < limit / 2 {
+                return Ok(None);
             }
             Ok(self
                 .try_ssh("true")

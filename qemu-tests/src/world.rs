@@ -136,7 +136,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("FLOTILLA_KEEP").is_some() {
             eprintln!("files of the failed test: {}", self.dir.display());
         } else {
             let _ = std::fs::remove_dir_all(&self.dir);
@@ -204,7 +204,8 @@ impl Machine {
         self.wait_until(
             "mark-good",
             Duration::from_secs(240),
-            "systemctl is-active update-mark-good.service",
+            // Waited for on the machine: a new ssh connection for each look costs more than the boot itself.
+            "n=0; until systemctl is-active -q update-mark-good.service; do n=$((n+1)); test $n -lt 100 || exit 1; sleep 0.3; done",
         )?;
         Ok(())
     }
@@ -221,10 +222,13 @@ impl Machine {
         .with_context(|| self.console_tail())
     }
 
-    /// Types on the console.
+    /// Types on the console, no faster than a serial port's few bytes of buffer take it.
     pub fn type_console(&self, text: &str) -> Result<()> {
         let mut s = std::os::unix::net::UnixStream::connect(self.dir().join("console.sock"))?;
-        s.write_all(text.as_bytes())?;
+        for b in text.as_bytes() {
+            s.write_all(&[*b])?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     }
 }
