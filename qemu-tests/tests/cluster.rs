@@ -54,7 +54,7 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
     first.wait_until(
         "three healthy members",
         5 * MINUTES,
-        "etcdctl cluster-health | grep -c 'is healthy' | grep -x 3",
+        "etcdctl cluster-health | grep -c '^member .* is healthy' | grep -x 3",
     )?;
     first.wait_until(
         "three machines",
@@ -167,7 +167,7 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
     alive.wait_until(
         "three healthy members again",
         4 * MINUTES,
-        "etcdctl cluster-health | grep -c 'is healthy' | grep -x 3",
+        "etcdctl cluster-health | grep -c '^member .* is healthy' | grep -x 3",
     )?;
     let port = w.forward(&new.expect("placed"), 80)?;
     assert!(http_get(port)?.contains("flotilla-web"));

@@ -69,8 +69,8 @@ pub fn judge(o: &Observation) -> Vec<String> {
 pub fn observe(boot: &crate::boot::BootInfo, run_checks: bool) -> Observation {
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let mut units = BTreeMap::new();
-    for u in ALWAYS.iter().chain(IF_WANTED) {
-        let state = active_state(u);
+    let names: Vec<&str> = ALWAYS.iter().chain(IF_WANTED).copied().collect();
+    for (u, state) in names.iter().zip(active_states(&names)) {
         let wanted = ALWAYS.contains(u) || state != "inactive" || is_enabled(u);
         if wanted {
             units.insert((*u).to_string(), state);
@@ -106,11 +106,14 @@ fn systemctl(args: &[&str]) -> String {
         .unwrap_or_default()
 }
 
-fn active_state(unit: &str) -> String {
-    match systemctl(&["is-active", unit]) {
-        s if s.is_empty() => "unknown".into(),
-        s => s,
-    }
+/// One word for each unit, in order, from one call.
+fn active_states(units: &[&str]) -> Vec<String> {
+    let mut args = vec!["is-active"];
+    args.extend(units);
+    let text = systemctl(&args);
+    let mut words: Vec<String> = text.lines().map(str::to_string).collect();
+    words.resize(units.len(), "unknown".into());
+    words
 }
 
 fn is_enabled(unit: &str) -> bool {

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
                 return give_up(&info);
             }
         }
-        sleep(Duration::from_secs(2).min(stable.max(Duration::from_millis(200))));
+        sleep(Duration::from_secs(5).min(stable.max(Duration::from_millis(200))));
     }
 }
 
