@@ -218,6 +218,7 @@ pub(super) fn configure(
     subnet: Subnet,
 ) -> Result<(), DeviceError> {
     let own = IpAddr::V4(subnet.base);
+    let mut present = false;
     for address in list_addresses(handle)?
         .into_iter()
         .filter(|a| a.index == device.index)
@@ -226,8 +227,10 @@ pub(super) fn configure(
             let what = format!("remove the address {} of {}", address.local, device.name);
             handle.request(address.remove()).map_err(kernel(what))?;
         }
+        present |= (address.local, address.prefix) == (own, 32);
     }
-    let address = Address {
+    // The kernel tells everybody of a replaced address, also of an equal one: we would repair for ever.
+    let address = (!present).then_some(Address {
         index: device.index,
         local: own,
         prefix: 32,
@@ -238,9 +241,11 @@ pub(super) fn configure(
         flags: 0,
         lifetime: None,
         proto: 0,
-    };
-    let what = format!("set the address {own} of {}", device.name);
-    handle.request(address.replace()).map_err(kernel(what))?;
+    });
+    if let Some(address) = address {
+        let what = format!("set the address {own} of {}", device.name);
+        handle.request(address.replace()).map_err(kernel(what))?;
+    }
     handle
         .request(set_up(device.index, true))
         .map_err(kernel(format!("bring up {}", device.name)))
