@@ -66,7 +66,11 @@ impl Engine {
         let (unit, settings) = (self.unit(id).name.clone(), self.path_settings(id));
         cx.out.push(Action::WatchPaths { unit, settings });
         self.path_wait(cx, id);
-        Begun::Running
+        // Failed before and failed at once again is no change of state that would end the job.
+        match self.path(id).state {
+            S::Failed => Begun::Ends(JobResult::Failed),
+            _ => Begun::Running,
+        }
     }
 
     pub(super) fn path_stop(&mut self, cx: &mut Cx<'_>, id: UnitId) -> Begun {
