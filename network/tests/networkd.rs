@@ -256,7 +256,7 @@ fn without_an_answer_it_says_so_goes_on_trying_and_recovers() {
         text,
         "networkd-wait-online: not online after 2 s: eth0: no answer from a DHCP server yet\nhint: networkctl status\n"
     );
-    eventually(15, "the log says so", || {
+    eventually(30, "the log says so", || {
         daemon
             .log()
             .contains("eth0: no DHCP server has answered 3 requests")
