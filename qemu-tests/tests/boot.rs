@@ -331,7 +331,7 @@ fn a_blank_state_is_formatted() -> anyhow::Result<()> {
     )?;
     let mut m = w.start(spec)?;
     m.wait_ssh(Duration::from_secs(180))?;
-    let said = m.ssh("sudo dmesg | grep -c 'STATE is blank'; findmnt -no FSTYPE,LABEL /")?;
+    let said = m.ssh("sudo dmesg | grep -c 'STATE is blank'; findmnt -no FSTYPE /; sudo blkid -p -o value -s LABEL /dev/disk/by-partlabel/STATE")?;
     assert_eq!(
         said.split_whitespace().collect::<Vec<_>>(),
         ["1", "ext4", "STATE"],
@@ -443,8 +443,9 @@ fn without_metadata_and_dhcp_there_is_a_login_and_a_reason() -> anyhow::Result<(
     )?;
     let result = (|| {
         m.wait_console("core@", Duration::from_secs(180))?;
-        m.type_console("sudo journalctl -b -u systemd-networkd -u flotilla-cloudinit -u flotilla-cloudinit-local --no-pager | cat; echo END-OF-JOURNAL\n")?;
-        m.wait_console("END-OF-JOURNAL\r\n", Duration::from_secs(60))?;
+        // Split in the command, so that its echo is not taken for its end.
+        m.type_console("sudo journalctl -b -u systemd-networkd -u flotilla-cloudinit -u flotilla-cloudinit-local --no-pager | cat; echo END-''OF-JOURNAL\n")?;
+        m.wait_console("END-OF-JOURNAL", Duration::from_secs(60))?;
         let text = m.console();
         anyhow::ensure!(
             text.to_lowercase().contains("dhcp"),
