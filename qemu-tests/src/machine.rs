@@ -319,9 +319,17 @@ impl Machine {
             .output()?)
     }
 
-    /// Runs `script` on the machine as core; a failure carries what it said.
+    /// Runs `script` on the machine as core; a failure carries what it said. A connection that was not made (ssh's
+    /// own status 255) is tried again: an emulated machine under load may not answer in time.
     pub fn ssh(&self, script: &str) -> Result<String> {
-        let out = self.try_ssh(script)?;
+        let mut tries = 0;
+        let out = loop {
+            let out = self.try_ssh(script)?;
+            tries += 1;
+            if out.status.code() != Some(255) || tries == 4 {
+                break out;
+            }
+        };
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         if !out.status.success() {
             bail!(
@@ -398,7 +406,7 @@ pub fn ssh_command_as(user: &str, key: &Path, port: u16) -> Command {
         "UserKnownHostsFile=/dev/null",
         "IdentitiesOnly=yes",
         "BatchMode=yes",
-        "ConnectTimeout=5",
+        "ConnectTimeout=20",
         "ServerAliveInterval=5",
         "ServerAliveCountMax=6",
         "LogLevel=ERROR",

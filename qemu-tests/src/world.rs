@@ -183,20 +183,22 @@ pub fn http_get(port: u16) -> Result<String> {
 impl Machine {
     /// Writes `text` to the file `name` in core's home.
     pub fn upload(&self, name: &str, text: &[u8]) -> Result<()> {
-        let mut child = self
-            .ssh_command()
-            .arg(format!("cat > '{name}'"))
-            .stdin(Stdio::piped())
-            .spawn()?;
-        child
-            .stdin
-            .take()
-            .context("no pipe to ssh")?
-            .write_all(text)?;
-        if !child.wait()?.success() {
-            bail!("cannot write {name} on {}", self.spec.name);
+        for _ in 0..4 {
+            let mut child = self
+                .ssh_command()
+                .arg(format!("cat > '{name}'"))
+                .stdin(Stdio::piped())
+                .spawn()?;
+            let sent = child
+                .stdin
+                .take()
+                .context("no pipe to ssh")?
+                .write_all(text);
+            if child.wait()?.success() && sent.is_ok() {
+                return Ok(());
+            }
         }
-        Ok(())
+        bail!("cannot write {name} on {}", self.spec.name)
     }
 
     /// Waits until the machine counts this boot as done and its slot as good.
