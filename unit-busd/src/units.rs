@@ -61,24 +61,38 @@ impl Server {
     }
 
     fn look_at(&mut self, unit: String) {
+        // Not its snapshot at once: that would load a unit that has just been forgotten, which changes it again,
+        // and so on for ever.
         let waiter = Waiter::Changed(unit.clone());
-        if self
-            .control
-            .ask(Request::UnitSnapshot { name: unit.clone() }, waiter)
-            .is_ok()
-        {
+        let ask = Request::GetUnit { name: unit.clone() };
+        if self.control.ask(ask, waiter).is_ok() {
             self.changes.0.entry(unit).or_default().again = false;
         } else {
             self.release(&unit);
         }
     }
 
-    /// The snapshot of a unit that changed.
+    /// A unit that changed is still there, or its snapshot.
     pub(crate) fn unit_snapshot(&mut self, unit: &str, result: Result<Reply, ControlError>) {
-        if let Ok(Reply::Unit(snapshot)) = result {
-            for message in signals::changed(unit, of_unit(&snapshot, &self.world)) {
-                self.broadcast(message, OUR_NAMES, Audience::Units);
+        match result {
+            Ok(Reply::UnitName(_)) => {
+                let ask = Request::UnitSnapshot {
+                    name: unit.to_owned(),
+                };
+                if self
+                    .control
+                    .ask(ask, Waiter::Changed(unit.to_owned()))
+                    .is_ok()
+                {
+                    return;
+                }
             }
+            Ok(Reply::Unit(snapshot)) => {
+                for message in signals::changed(unit, of_unit(&snapshot, &self.world)) {
+                    self.broadcast(message, OUR_NAMES, Audience::Units);
+                }
+            }
+            _ => {}
         }
         if self.changes.0.get(unit).is_some_and(|held| held.again) {
             self.look_at(unit.to_owned());
