@@ -24,9 +24,10 @@ const PROGRAMS: &[&str] = &[
 ];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// Cargo's output directory.
+/// Cargo's output directory, absolute: tests run in other directories.
 pub fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
+    let dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    crate::top().join(dir)
 }
 
 /// Directory of the static programs (init, the test web server).
