@@ -63,8 +63,16 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
     )?;
     first.upload("web@.service", examples::WEB.as_bytes())?;
     first.upload("web-announce@.service", examples::WEB_ANNOUNCE.as_bytes())?;
-    first.ssh("fleetctl submit web@.service web-announce@.service")?;
-    first.ssh("fleetctl start --no-block web@1 web@2 web-announce@1 web-announce@2")?;
+    first.wait_until(
+        "fleetctl",
+        MINUTES,
+        "fleetctl submit web@.service web-announce@.service",
+    )?;
+    first.wait_until(
+        "fleetctl",
+        MINUTES,
+        "fleetctl start --no-block web@1 web@2 web-announce@1 web-announce@2",
+    )?;
     let limit = w.accel.scale(5 * MINUTES);
     wait_for("two webs and two sidekicks", limit, || {
         Ok((placed(first)?.len() == 4).then_some(()))
@@ -89,7 +97,7 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
     );
 
     // Of four, one waits, and the leader says why.
-    first.ssh("fleetctl start --no-block web@3 web@4")?;
+    first.wait_until("fleetctl", MINUTES, "fleetctl start --no-block web@3 web@4")?;
     wait_for("the third web", limit, || {
         Ok((placed(first)?
             .iter()
@@ -107,7 +115,7 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
         why.contains("web@"),
         "no leader's log says why one web waits"
     );
-    first.ssh("fleetctl destroy web@3 web@4")?;
+    first.wait_until("fleetctl", MINUTES, "fleetctl destroy web@3 web@4")?;
 
     // A container on one machine reaches one on another by its own address.
     let by_address = |a: &Option<String>| {
@@ -153,7 +161,11 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
         moved <= wanted,
         "moved after {moved:?}, the lease's 10 s + 5 s ({wanted:?} under emulation)"
     );
-    alive.ssh("etcdctl set /still/writable yes")?;
+    alive.wait_until(
+        "a writable cluster",
+        MINUTES,
+        "etcdctl set /still/writable yes",
+    )?;
 
     // It comes back and rejoins.
     machines[dead].boot()?;

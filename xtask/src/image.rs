@@ -26,7 +26,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Cargo's output directory, absolute: tests run in other directories.
 pub fn target_dir() -> PathBuf {
-    let dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let dir =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     crate::top().join(dir)
 }
 
