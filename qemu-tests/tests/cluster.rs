@@ -183,66 +183,6 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
     )?;
     let port = w.forward(&new.expect("placed"), 80)?;
     assert!(http_get(port)?.contains("flotilla-web"));
-    worker(&w, &machines)?;
-    Ok(())
-}
-
-/// `examples/worker-bare-metal.yml` beside the three: data disk, static address, proxy (show 4).
-fn worker(w: &World, members: &[Machine]) -> anyhow::Result<()> {
-    let mut spec = w.spec(7)?;
-    spec.address = "10.0.2.27".into();
-    spec.ssh_port = w.forward("10.0.2.27", 22)?;
-    spec.more_disks = vec!["2G".into()];
-    let mut seed = w.seed(7, examples::WORKER);
-    seed.network_config = None;
-    spec.seed = Some(seed);
-    let mut m = w.start(spec)?;
-    m.wait_ssh(4 * MINUTES)?;
-    m.wait_until(
-        "the data disk",
-        2 * MINUTES,
-        "findmnt -n -o LABEL,FSTYPE /var/lib/docker | grep 'data *ext4'",
-    )?;
-    let uuid = m.ssh("sudo blkid -s UUID -o value /dev/vdb")?;
-    assert!(m.ssh("ip -4 addr show dev eth0")?.contains("10.0.2.27/24"));
-    m.wait_until(
-        "the worker in fleet",
-        3 * MINUTES,
-        "fleetctl list-machines | grep 'rack=b2'",
-    )?;
-    m.wait_until(
-        "etcdctl through the proxy",
-        2 * MINUTES,
-        "etcdctl get /still/writable | grep -x yes",
-    )?;
-    m.ssh("docker pull 10.0.2.2:5000/web && test -n \"$(sudo ls /var/lib/docker/layers)\"")?;
-    assert!(m.ssh("cat /etc/hosts")?.contains("worker7") && m.ssh("id ops")?.contains("docker"));
-    let before = m.ssh("cat /proc/sys/kernel/random/boot_id")?;
-    let _ = m.try_ssh("sudo systemctl reboot");
-    m.wait_until(
-        "the next boot",
-        4 * MINUTES,
-        &format!(
-            "test \"$(cat /proc/sys/kernel/random/boot_id)\" != '{}'",
-            before.trim()
-        ),
-    )?;
-    m.wait_until(
-        "the data disk again",
-        2 * MINUTES,
-        "findmnt -n -o LABEL /var/lib/docker | grep data",
-    )?;
-    assert_eq!(
-        m.ssh("sudo blkid -s UUID -o value /dev/vdb")?,
-        uuid,
-        "formatted once only"
-    );
-    assert!(m.ssh("docker images")?.contains("10.0.2.2:5000/web"));
-    assert!(
-        members[1]
-            .ssh("fleetctl list-machines")?
-            .contains("10.0.2.27")
-    );
     Ok(())
 }
 

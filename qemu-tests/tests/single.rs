@@ -103,10 +103,10 @@ fn debians_own_systemctl_and_journalctl_work() -> anyhow::Result<()> {
     m.ssh("sudo debian/run journalctl --verify")?;
     // An image from Debian's docker-registry; a wrong name and an unreachable registry say what and where.
     assert!(
-        m.ssh("docker pull 10.0.2.2:5000/web && docker images")?
+        m.ssh("sudo docker pull 10.0.2.2:5000/web && sudo docker images")?
             .contains("10.0.2.2:5000/web")
     );
-    let missing = m.try_ssh("docker pull 10.0.2.2:5000/nosuch")?;
+    let missing = m.try_ssh("sudo docker pull 10.0.2.2:5000/nosuch")?;
     assert!(
         !missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("nosuch")
     );
