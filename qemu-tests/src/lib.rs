@@ -11,7 +11,6 @@ pub mod accel;
 pub mod examples;
 pub mod image;
 pub mod machine;
-pub mod oci;
 pub mod process;
 pub mod registry;
 pub mod seed;

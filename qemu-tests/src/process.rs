@@ -1,6 +1,6 @@
 //! Child processes that end with their owner, and waiting with a deadline.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -85,5 +85,68 @@ pub fn wait_for<T>(
             }
         }
         sleep(Duration::from_millis(250));
+    }
+}
+
+/// Who listens on TCP `port` of this host, for a message: ` by NAME (pid N)`, or nothing where that cannot be seen
+/// (another user's process). Reads proc(5)'s `net/tcp` and the descriptors of each process.
+#[must_use]
+pub fn port_holder(port: u16) -> String {
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|f| fs::read_to_string(f).ok())
+        .flat_map(|text| listeners(&text, port))
+        .collect();
+    let links_to = |pid: &str| {
+        let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+            return false;
+        };
+        fds.flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .any(|l| {
+                let l = l.to_string_lossy();
+                inodes.iter().any(|i| *l == format!("socket:[{i}]"))
+            })
+    };
+    let Ok(proc) = fs::read_dir("/proc") else {
+        return String::new();
+    };
+    for entry in proc.flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if pid.bytes().all(|b| b.is_ascii_digit()) && links_to(&pid) {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            return format!(" by {} (pid {pid})", name.trim());
+        }
+    }
+    String::new()
+}
+
+/// Inodes of the sockets that listen (state 0A) on `port`, in the text of `/proc/net/tcp`.
+fn listeners(table: &str, port: u16) -> Vec<String> {
+    let local = format!(":{port:04X}");
+    table
+        .lines()
+        .filter_map(|line| {
+            let f: Vec<&str> = line.split_whitespace().collect();
+            (f.len() > 9 && f[1].ends_with(&local) && f[3] == "0A").then(|| f[9].to_string())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_port_is_named() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let port = listener.local_addr().expect("bound").port();
+        let holder = port_holder(port);
+        assert!(
+            holder.contains(&format!("(pid {})", std::process::id())),
+            "{holder:?}"
+        );
+        drop(listener);
+        assert_eq!(port_holder(port), "");
     }
 }

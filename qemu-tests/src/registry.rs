@@ -1,15 +1,19 @@
 //! Debian's docker-registry on the host's loopback, for containers without the Internet.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use oci_image::build::{Item, single_layer};
+use oci_image::manifest::RunConfig;
+use oci_image::push::push_built;
+use oci_image::registry::RegistryConfig;
 
-use crate::oci;
-use crate::process::{Owned, wait_for};
+use crate::process::{Owned, port_holder, wait_for};
 
 /// A running registry.
 #[derive(Debug)]
@@ -17,7 +21,6 @@ pub struct Registry {
     process: Owned,
     /// Port on 127.0.0.1; machines see it at 10.0.2.2.
     pub port: u16,
-    dir: PathBuf,
 }
 
 impl Registry {
@@ -28,7 +31,10 @@ impl Registry {
     pub fn start(dir: &Path, port: u16, detach: bool) -> Result<Registry> {
         fs::create_dir_all(dir)?;
         if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            bail!("port {port} of this host is taken; `ss -tlnp sport = :{port}` shows by whom");
+            bail!(
+                "port {port} of this host, which the machines' registry needs, is taken{}; end that first",
+                port_holder(port)
+            );
         }
         let config = dir.join("config.yml");
         fs::write(
@@ -46,11 +52,7 @@ impl Registry {
                 .is_ok()
                 .then_some(()))
         })?;
-        Ok(Registry {
-            process,
-            port,
-            dir: dir.into(),
-        })
+        Ok(Registry { process, port })
     }
 
     /// Pid, for the cluster's record.
@@ -59,12 +61,30 @@ impl Registry {
         self.process.pid()
     }
 
-    /// Builds an image of one static program and pushes it.
-    pub fn publish(&self, name: &str, spec: oci::Spec<'_>) -> Result<()> {
-        let dir = self.dir.join("layout");
-        oci::layout(spec, &dir)?;
-        oci::push(&dir, self.port, name)?;
-        fs::remove_dir_all(&dir)?;
+    /// Pushes an image `name` whose only content is the static `program`, at `/web`, run as `/web PORT`.
+    ///
+    /// # Errors
+    /// Where the program cannot be read, or the registry refuses it.
+    pub fn publish(&self, name: &str, program: &Path, ports: &[u16]) -> Result<()> {
+        let bytes =
+            fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+        let mut files = BTreeMap::from([("/web".to_string(), Item::File { bytes, mode: 0o755 })]);
+        for dir in ["/tmp", "/etc", "/proc", "/sys", "/dev"] {
+            files.insert(dir.to_string(), Item::Directory);
+        }
+        let first = ports.first().context("an image needs a port")?;
+        let run = RunConfig {
+            cmd: vec!["/web".into(), first.to_string()],
+            env: vec!["PATH=/".into()],
+            exposed_ports: ports
+                .iter()
+                .map(|p| (format!("{p}/tcp"), serde_json::json!({})))
+                .collect(),
+            ..RunConfig::default()
+        };
+        let built = single_layer(&files, run)?;
+        let name = format!("127.0.0.1:{}/{name}", self.port).parse()?;
+        push_built(&RegistryConfig::default(), &name, &built)?;
         Ok(())
     }
 }

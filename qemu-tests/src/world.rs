@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::accel::{self, Accel};
+use crate::examples;
 use crate::image::Image;
 use crate::machine::{Machine, MachineSpec, ssh_key};
 use crate::registry::Registry;
 use crate::seed::Seed;
 use crate::segment::Segment;
-use crate::{examples, oci};
 
 /// Port of the registry: the examples name it.
 pub const REGISTRY_PORT: u16 = 5000;
@@ -64,24 +64,8 @@ impl World {
     pub fn with_registry(mut self) -> Result<World> {
         let registry = Registry::start(&self.dir.join("registry"), REGISTRY_PORT, false)?;
         let web = web_program()?;
-        registry.publish(
-            "web",
-            oci::Spec {
-                program: &web,
-                name: "web",
-                command: &["/web", "8080"],
-                ports: &[8080],
-            },
-        )?;
-        registry.publish(
-            "dockerfile/elasticsearch",
-            oci::Spec {
-                program: &web,
-                name: "web",
-                command: &["/web", "9200"],
-                ports: &[9200, 9300],
-            },
-        )?;
+        registry.publish("web", &web, &[8080])?;
+        registry.publish("dockerfile/elasticsearch", &web, &[9200, 9300])?;
         self.registry = Some(registry);
         Ok(self)
     }

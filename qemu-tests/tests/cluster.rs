@@ -183,21 +183,74 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
     )?;
     let port = w.forward(&new.expect("placed"), 80)?;
     assert!(http_get(port)?.contains("flotilla-web"));
-    Ok(())
+    the_worker_joins(&w, &machines)
 }
 
-/// The worker without its cluster still boots to ssh.
-#[test]
-fn the_worker_without_its_cluster_boots_to_ssh() -> anyhow::Result<()> {
-    let w = World::new("worker")?;
+/// The machine of `examples/worker-bare-metal.yml`, with its second disk, blank.
+fn worker(w: &World) -> anyhow::Result<Machine> {
     let mut spec = w.spec(7)?;
-    spec.ssh_port = w.forward("10.0.2.27", 22)?;
     spec.address = "10.0.2.27".into();
+    spec.ssh_port = w.forward("10.0.2.27", 22)?;
     spec.more_disks = vec!["2G".into()];
     let mut seed = w.seed(7, examples::WORKER);
     seed.network_config = None;
     spec.seed = Some(seed);
     let mut m = w.start(spec)?;
     m.wait_ssh(4 * MINUTES)?;
+    Ok(m)
+}
+
+/// What is mounted for containers, and its file system: label, type, UUID.
+const DATA_DISK: &str = "test \"$(findmnt -n -o SOURCE /var/lib/docker)\" = /dev/vdb && sudo blkid -p -o value -s LABEL -s TYPE -s UUID /dev/vdb";
+
+/// The worker beside the three (show 4): data disk, static address, proxy, fleet; and again after a reboot.
+fn the_worker_joins(w: &World, members: &[Machine]) -> anyhow::Result<()> {
+    let m = worker(w)?;
+    let disk = m.wait_until("the data disk", 2 * MINUTES, DATA_DISK)?;
+    assert!(disk.contains("data") && disk.contains("ext4"), "{disk}");
+    assert!(m.ssh("ip -4 addr show dev eth0")?.contains("10.0.2.27/24"));
+    m.wait_until(
+        "the worker in fleet",
+        3 * MINUTES,
+        "fleetctl list-machines | grep 'rack=b2'",
+    )?;
+    m.wait_until(
+        "etcdctl through the proxy",
+        2 * MINUTES,
+        "etcdctl get /still/writable | grep -x yes",
+    )?;
+    m.ssh("sudo docker pull 10.0.2.2:5000/web && test -n \"$(sudo ls /var/lib/docker/layers)\"")?;
+    assert!(m.ssh("cat /etc/hosts")?.contains("worker7") && m.ssh("id ops")?.contains("docker"));
+    assert_eq!(
+        m.ssh("sysctl -n fs.inotify.max_user_watches; stat -c '%a %U' /opt/bin/wait-for-disk")?,
+        "524288\n755 root\n"
+    );
+    let before = m.ssh("cat /proc/sys/kernel/random/boot_id")?;
+    let _ = m.try_ssh("sudo systemctl reboot");
+    m.wait_until(
+        "the next boot",
+        4 * MINUTES,
+        &format!(
+            "test \"$(cat /proc/sys/kernel/random/boot_id)\" != '{}'",
+            before.trim()
+        ),
+    )?;
+    let again = m.wait_until("the data disk again", 2 * MINUTES, DATA_DISK)?;
+    assert_eq!(again, disk, "formatted once only");
+    assert!(m.ssh("sudo docker images")?.contains("10.0.2.2:5000/web"));
+    members[1].wait_until(
+        "the worker in fleet again",
+        3 * MINUTES,
+        "fleetctl list-machines | grep 10.0.2.27",
+    )?;
+    Ok(())
+}
+
+/// The worker without its cluster still boots to ssh, with its address and its disk.
+#[test]
+fn the_worker_without_its_cluster_boots_to_ssh() -> anyhow::Result<()> {
+    let w = World::new("worker")?;
+    let m = worker(&w)?;
+    m.wait_until("the data disk", 2 * MINUTES, DATA_DISK)?;
     Ok(())
 }

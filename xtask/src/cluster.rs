@@ -1,4 +1,4 @@
-//! `up`, `down`, `ssh`, `console`: one virtual cluster in build/cluster.
+//! `up`, `down`, `ssh`, `console`: a virtual cluster in build/NAME, `cluster` unless said otherwise.
 //!
 //! The cluster's processes outlive `up`; their pids and start times are in `state.json`, and `down` ends exactly those.
 
@@ -13,19 +13,54 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use qemu_tests::machine::{self, Firmware, Machine, MachineSpec};
-use qemu_tests::process::wait_for;
+use qemu_tests::process::{port_holder, wait_for};
 use qemu_tests::registry::Registry;
 use qemu_tests::seed::Seed;
-use qemu_tests::{Segment, accel, examples, image::Image, oci};
+use qemu_tests::{Segment, accel, examples, image::Image};
 use serde::{Deserialize, Serialize};
 
 use crate::{image, setup};
 
-const DIR: &str = "build/cluster";
+/// A cluster's directory: state, logs, sockets, disks, lock.
+#[derive(Debug, Clone, Args)]
+pub struct Name {
+    /// Name of the cluster: its files are in build/NAME.
+    #[arg(long = "cluster", value_name = "NAME", default_value = "cluster", value_parser = cluster_name)]
+    name: String,
+}
+
+impl Name {
+    fn dir(&self) -> PathBuf {
+        Path::new("build").join(&self.name)
+    }
+
+    /// What a command to paste needs to reach this cluster.
+    fn flag(&self) -> String {
+        if self.name == "cluster" {
+            String::new()
+        } else {
+            format!(" --cluster {}", self.name)
+        }
+    }
+}
+
+/// A short file name: unix sockets below it must stay under 108 bytes.
+fn cluster_name(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if text.is_empty() || text.len() > 20 || !text.chars().all(plain) {
+        return Err("1 to 20 letters, digits and dashes".into());
+    }
+    if ["cache", "image", "image-again"].contains(&text) {
+        return Err(format!("build/{text} holds something else"));
+    }
+    Ok(text.into())
+}
 
 /// Options of `up`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
+    #[command(flatten)]
+    cluster: Name,
     /// Number of machines (1 to 9).
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     machines: u8,
@@ -80,13 +115,16 @@ pub fn up(args: &UpArgs) -> Result<()> {
         .as_ref()
         .map(|p| fs::read_to_string(p).with_context(|| format!("cannot read {}", p.display())))
         .transpose()?;
-    fs::create_dir_all(DIR)?;
-    let _lock = lock()?;
-    if let Some(state) = load()? {
+    let dir = args.cluster.dir();
+    let down = format!("cargo xtask down{}", args.cluster.flag());
+    fs::create_dir_all(&dir)?;
+    let dir = dir.canonicalize()?;
+    let _lock = lock(&dir)?;
+    if let Some(state) = load(&dir)? {
         if state.processes.iter().any(alive) {
-            bail!("a cluster is up already; `cargo xtask down` ends it");
+            bail!("a cluster is up already; `{down}` ends it");
         }
-        forget()?;
+        forget(&dir)?;
     }
     ports_free(args)?;
     say("building programs and image");
@@ -103,7 +141,6 @@ pub fn up(args: &UpArgs) -> Result<()> {
         }
     ));
 
-    let dir = Path::new(DIR).canonicalize()?;
     let mut state = State {
         port_base: args.port_base,
         machines: args.machines,
@@ -118,10 +155,12 @@ pub fn up(args: &UpArgs) -> Result<()> {
         &forwards,
         &mut state,
     );
-    save(&state)?;
+    save(&dir, &state)?;
     if result.is_err() {
         eprintln!(
-            "xtask: the machines stay up for a look (`cargo xtask console N`, {DIR}); `cargo xtask down` ends them"
+            "xtask: the machines stay up for a look (`cargo xtask console{} N`, {}); `{down}` ends them",
+            args.cluster.flag(),
+            dir.display()
         );
     }
     result
@@ -139,21 +178,12 @@ fn bring_up(
     let (key, public) = machine::ssh_key(dir)?;
     let registry = Registry::start(&dir.join("registry"), 5000, true)?;
     state.record("registry", registry.pid());
-    let web = image::static_dir().join("web");
-    registry.publish(
-        "web",
-        oci::Spec {
-            program: &web,
-            name: "web",
-            command: &["/web", "8080"],
-            ports: &[8080],
-        },
-    )?;
+    registry.publish("web", &image::static_dir().join("web"), &[8080])?;
     let lan = Segment::start(dir, true)?;
     for pid in lan.pids() {
         state.record("lan", pid);
     }
-    save(state)?;
+    save(dir, state)?;
     let firmware = if args.bios {
         Firmware::Bios
     } else if args.uefi {
@@ -179,7 +209,7 @@ fn bring_up(
         let m = Machine::start(spec, image, accel, dir, &lan.switch(), &key, true)?;
         state.record(&m.spec.name, m.pid().unwrap_or(0));
         machines.push(m);
-        save(state)?;
+        save(dir, state)?;
     }
     for (host, n, port) in forwards {
         lan.forward(*host, &machines[usize::from(*n - 1)].spec.address, *port)?;
@@ -234,29 +264,33 @@ fn run_web(args: &UpArgs, machines: &[Machine]) -> Result<()> {
 
 fn next_steps(args: &UpArgs, web: bool) {
     let base = args.port_base;
+    let flag = args.cluster.flag();
     println!("The cluster is up. Next:");
-    println!("  cargo xtask ssh 1                              a shell on node1 (user core)");
-    println!("  cargo xtask ssh 1 -- fleetctl list-machines    the cluster's machines");
+    println!("  cargo xtask ssh{flag} 1                              a shell on node1 (user core)");
+    println!("  cargo xtask ssh{flag} 1 -- fleetctl list-machines    the cluster's machines");
     if web {
-        println!("  cargo xtask ssh 1 -- fleetctl list-units       where the web containers run");
+        println!(
+            "  cargo xtask ssh{flag} 1 -- fleetctl list-units       where the web containers run"
+        );
         println!(
             "  curl http://127.0.0.1:{}/                    the container on node1",
             base + 81
         );
-        println!("  cargo xtask ssh 1 -- docker ps                 its container");
+        println!("  cargo xtask ssh{flag} 1 -- docker ps                 its container");
     }
-    println!("  cargo xtask console 1                          its serial console");
-    println!("  cargo xtask down                               end all of it");
+    println!("  cargo xtask console{flag} 1                          its serial console");
+    println!("  cargo xtask down{flag}                               end all of it");
 }
 
 /// Ends the recorded processes.
-pub fn down() -> Result<()> {
-    if !Path::new(DIR).exists() {
+pub fn down(cluster: &Name) -> Result<()> {
+    let dir = cluster.dir();
+    if !dir.exists() {
         println!("no cluster is up");
         return Ok(());
     }
-    let _lock = lock()?;
-    let Some(state) = load()? else {
+    let _lock = lock(&dir)?;
+    let Some(state) = load(&dir)? else {
         println!("no cluster is up");
         return Ok(());
     };
@@ -280,21 +314,16 @@ pub fn down() -> Result<()> {
     wait_for("the processes to end", Duration::from_secs(10), || {
         Ok((!state.processes.iter().any(alive)).then_some(()))
     })?;
-    forget()?;
+    forget(&dir)?;
     println!("ended {ended} processes");
     Ok(())
 }
 
 /// A command, or a shell, on machine `n`.
-pub fn ssh(n: u8, command: &[String]) -> Result<ExitCode> {
-    let state = load()?.context("no cluster is up; `cargo xtask up` starts one")?;
-    if n == 0 || n > state.machines {
-        bail!("there is no machine {n}; there are 1 to {}", state.machines);
-    }
-    let mut c = machine::ssh_command(
-        &Path::new(DIR).join("id_ed25519"),
-        state.port_base + u16::from(n),
-    );
+pub fn ssh(cluster: &Name, n: u8, command: &[String]) -> Result<ExitCode> {
+    let dir = cluster.dir();
+    let state = running(&dir, n)?;
+    let mut c = machine::ssh_command(&dir.join("id_ed25519"), state.port_base + u16::from(n));
     if command.is_empty() {
         c.arg("-t");
     } else {
@@ -317,12 +346,10 @@ fn quote(word: &str) -> String {
 }
 
 /// The serial console of machine `n`.
-pub fn console(n: u8) -> Result<ExitCode> {
-    let state = load()?.context("no cluster is up; `cargo xtask up` starts one")?;
-    if n == 0 || n > state.machines {
-        bail!("there is no machine {n}; there are 1 to {}", state.machines);
-    }
-    let mut socket = UnixStream::connect(Path::new(DIR).join(format!("node{n}/console.sock")))
+pub fn console(cluster: &Name, n: u8) -> Result<ExitCode> {
+    let dir = cluster.dir();
+    running(&dir, n)?;
+    let mut socket = UnixStream::connect(dir.join(format!("node{n}/console.sock")))
         .context("the machine has no console; is it running?")?;
     eprintln!("console of node{n}; ctrl-] ends");
     let raw = rustix::termios::tcgetattr(io::stdin()).ok();
@@ -376,33 +403,43 @@ fn alive(p: &Recorded) -> bool {
     p.pid != 0 && start_time(p.pid) == Some(p.start)
 }
 
-fn lock() -> Result<File> {
-    let f = File::create(Path::new(DIR).join("lock"))?;
+fn lock(dir: &Path) -> Result<File> {
+    let f = File::create(dir.join("lock"))?;
     rustix::fs::flock(&f, rustix::fs::FlockOperation::NonBlockingLockExclusive)
         .context("another `cargo xtask up` or `down` is at work")?;
     Ok(f)
 }
 
-fn load() -> Result<Option<State>> {
-    match fs::read(Path::new(DIR).join("state.json")) {
-        Ok(text) => Ok(Some(serde_json::from_slice(&text).context(
-            "build/cluster/state.json is damaged; remove build/cluster",
-        )?)),
+fn load(dir: &Path) -> Result<Option<State>> {
+    let file = dir.join("state.json");
+    match fs::read(&file) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text).with_context(|| {
+            format!("{} is damaged; remove {}", file.display(), dir.display())
+        })?)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).context("cannot read build/cluster/state.json"),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
     }
 }
 
-fn save(state: &State) -> Result<()> {
-    let tmp = Path::new(DIR).join("state.new");
+/// The state of a cluster that has a machine `n`.
+fn running(dir: &Path, n: u8) -> Result<State> {
+    let state = load(dir)?.context("no cluster is up; `cargo xtask up` starts one")?;
+    if n == 0 || n > state.machines {
+        bail!("there is no machine {n}; there are 1 to {}", state.machines);
+    }
+    Ok(state)
+}
+
+fn save(dir: &Path, state: &State) -> Result<()> {
+    let tmp = dir.join("state.new");
     fs::write(&tmp, serde_json::to_vec_pretty(state)?)?;
-    fs::rename(tmp, Path::new(DIR).join("state.json"))?;
+    fs::rename(tmp, dir.join("state.json"))?;
     Ok(())
 }
 
 /// Removes the machines' files; the ssh key and the lock stay.
-fn forget() -> Result<()> {
-    for e in fs::read_dir(DIR)?.flatten() {
+fn forget(dir: &Path) -> Result<()> {
+    for e in fs::read_dir(dir)?.flatten() {
         let name = e.file_name();
         if name == "lock" || name.to_string_lossy().starts_with("id_ed25519") {
             continue;
@@ -422,7 +459,8 @@ fn ports_free(args: &UpArgs) -> Result<()> {
         for port in [args.port_base + n, args.port_base + 80 + n] {
             if TcpListener::bind(("127.0.0.1", port)).is_err() {
                 bail!(
-                    "port {port} of this host is taken (`ss -tlnp sport = :{port}` shows by whom); choose others with --port-base"
+                    "port {port} of this host is taken{}; choose others with --port-base",
+                    port_holder(port)
                 );
             }
         }

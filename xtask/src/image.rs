@@ -22,6 +22,16 @@ const PROGRAMS: &[&str] = &[
     "unit-busd",
     "update",
 ];
+/// What image-build leaves.
+const IMAGE_FILES: &[&str] = &[
+    "vmlinuz",
+    "initrd",
+    "usr.img",
+    "cmdline",
+    "manifest.json",
+    "flotilla.raw",
+    "flotilla.qcow2",
+];
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Cargo's output directory, absolute: tests run in other directories.
@@ -88,13 +98,23 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
         return Ok(());
     }
     let _ = fs::remove_file(stamp);
+    image_build(Path::new("build/image"), mirror, &[])?;
+    fs::write(stamp, key)?;
+    Ok(())
+}
+
+/// Runs image-build on what was compiled, into `out`.
+fn image_build(out: &Path, mirror: Option<&str>, env: &[(&str, &str)]) -> Result<()> {
     let release = target_dir().join("release");
     let mut c = Command::new(release.join("image-build"));
     c.arg("build")
         .arg("--programs")
         .arg(&release)
         .arg("--init")
-        .arg(static_dir());
+        .arg(static_dir())
+        .arg("--out")
+        .arg(out)
+        .envs(env.iter().copied());
     let (id, epoch) = commit();
     c.args(["--build-id", &id, "--epoch", &epoch]);
     if let Some(m) = mirror {
@@ -103,8 +123,43 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
     if !c.status().context("cannot run image-build")?.success() {
         bail!("the image was not built");
     }
-    fs::write(stamp, key)?;
     Ok(())
+}
+
+/// Builds the image once more from the same inputs, elsewhere and with another environment, and compares every file:
+/// same inputs give the same bytes.
+pub fn same_bytes() -> Result<()> {
+    let (first, again) = (Path::new("build/image"), Path::new("build/image-again"));
+    let _ = fs::remove_dir_all(again);
+    let env = [
+        ("TZ", "Asia/Kathmandu"),
+        ("LC_ALL", "C.UTF-8"),
+        ("HOME", "/"),
+    ];
+    image_build(again, None, &env)?;
+    let mut differing = Vec::new();
+    for file in IMAGE_FILES {
+        if digest(&first.join(file))? != digest(&again.join(file))? {
+            differing.push(*file);
+        }
+    }
+    if differing.is_empty() {
+        fs::remove_dir_all(again)?;
+        return Ok(());
+    }
+    bail!(
+        "two builds from the same inputs differ in {}; compare {} and {}",
+        differing.join(", "),
+        first.display(),
+        again.display()
+    );
+}
+
+fn digest(file: &Path) -> Result<[u8; 32]> {
+    let mut f = fs::File::open(file).with_context(|| format!("no {}", file.display()))?;
+    let mut h = Sha256::new();
+    std::io::copy(&mut f, &mut h)?;
+    Ok(h.finalize().into())
 }
 
 /// Writes packages.lock anew.

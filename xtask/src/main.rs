@@ -36,9 +36,11 @@ enum Cmd {
     /// Builds the image and boots a cluster in QEMU with a container on it.
     Up(cluster::UpArgs),
     /// Ends the cluster of `up`: exactly the processes that it started.
-    Down,
+    Down(cluster::Name),
     /// Runs a command on machine N, or opens a shell there.
     Ssh {
+        #[command(flatten)]
+        cluster: cluster::Name,
         /// Machine number, from 1.
         n: u8,
         /// Command and arguments; its output and exit status are passed on.
@@ -47,6 +49,8 @@ enum Cmd {
     },
     /// Attaches to the serial console of machine N (ctrl-] ends).
     Console {
+        #[command(flatten)]
+        cluster: cluster::Name,
         /// Machine number, from 1.
         n: u8,
     },
@@ -118,9 +122,13 @@ fn main() -> ExitCode {
 fn run(command: &Cmd) -> anyhow::Result<ExitCode> {
     match command {
         Cmd::Up(args) => cluster::up(args)?,
-        Cmd::Down => cluster::down()?,
-        Cmd::Ssh { n, command } => return cluster::ssh(*n, command),
-        Cmd::Console { n } => return cluster::console(*n),
+        Cmd::Down(cluster) => cluster::down(cluster)?,
+        Cmd::Ssh {
+            cluster,
+            n,
+            command,
+        } => return cluster::ssh(cluster, *n, command),
+        Cmd::Console { cluster, n } => return cluster::console(cluster, *n),
         Cmd::Test { suite } => test::run(suite.as_deref())?,
         Cmd::Image {
             action: Some(ImageAction::UpdateLock),

@@ -67,14 +67,14 @@ pub fn run(suite: Option<&str>) -> Result<()> {
     let qemu = suite.filter(|s| !["fmt", "tidy", "clippy", "unit", "qemu"].contains(s));
     if all || suite == Some("qemu") || qemu.is_some() {
         step("image", &|| image::build(None, false));
-        step("qemu", &|| {
-            let peer = image::peer()?;
-            let files = qemu.map_or(vec!["boot", "cluster", "single"], |name| vec![name]);
-            for file in files {
-                qemu_file(file, &peer)?;
-            }
-            Ok(())
-        });
+        if qemu.is_none() {
+            step("same bytes twice", &image::same_bytes);
+        }
+        for file in qemu.map_or(vec!["boot", "cluster", "single", "up"], |name| vec![name]) {
+            step(&format!("qemu {file}"), &|| {
+                qemu_file(file, &image::peer()?)
+            });
+        }
     }
     if failed.is_empty() {
         return Ok(());

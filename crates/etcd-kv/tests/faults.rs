@@ -23,6 +23,25 @@ fn signal(server: &EtcdServer, signal: Signal) {
     kill_process(pid, signal).unwrap();
 }
 
+/// Stops the server. The signal is sent to the process and reaches its threads one by one: wait for the last of them.
+fn freeze(server: &EtcdServer) {
+    signal(server, Signal::STOP);
+    let tasks = format!("/proc/{}/task", server.pid().unwrap());
+    let stopped = |task: &std::path::Path| {
+        std::fs::read_to_string(task.join("stat"))
+            .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|s| s.starts_with(" T")))
+    };
+    let started = Instant::now();
+    while !std::fs::read_dir(&tasks)
+        .unwrap()
+        .flatten()
+        .all(|t| stopped(&t.path()))
+    {
+        assert!(started.elapsed() < 10 * SECOND, "the server does not stop");
+        std::thread::yield_now();
+    }
+}
+
 /// A port on which nobody listens.
 fn dead_url() -> String {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -69,7 +88,7 @@ async fn a_frozen_server_costs_the_deadline_and_recovers() {
     kv.put("a", "1", None).await.unwrap();
     let mut watch = kv.watch(WatchRequest::now(Keys::one("a"))).await.unwrap();
 
-    signal(&server, Signal::STOP);
+    freeze(&server);
     let started = Instant::now();
     let error = kv.put("a", "2", None).await.unwrap_err();
     assert!(
