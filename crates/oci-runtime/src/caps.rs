@@ -1,51 +1,7 @@
 //! Capabilities: the default set, and what `--cap-add`, `--cap-drop` and `--privileged` make of it.
 
 use std::collections::BTreeSet;
-
-/// Every capability by number.
-pub const ALL: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
+use unit_file::capability::NAMES;
 
 /// What a container has without options.
 pub const DEFAULT: [&str; 14] = [
@@ -78,9 +34,9 @@ pub fn parse(name: &str) -> Result<&'static str, UnknownCapability> {
     } else {
         format!("CAP_{upper}")
     };
-    ALL.iter()
-        .find(|known| **known == full)
-        .copied()
+    NAMES
+        .into_iter()
+        .find(|known| *known == full)
         .ok_or_else(|| UnknownCapability(name.to_owned()))
 }
 
@@ -92,14 +48,14 @@ pub fn effective(
 ) -> Result<Vec<&'static str>, UnknownCapability> {
     let is_all = |name: &String| name.eq_ignore_ascii_case("all");
     let mut set: BTreeSet<&str> = if privileged || add.iter().any(is_all) {
-        ALL.into_iter().collect()
+        NAMES.into_iter().collect()
     } else {
         DEFAULT.into_iter().collect()
     };
     if drop.iter().any(is_all) {
         set.clear();
         if add.iter().any(is_all) {
-            set = ALL.into_iter().collect();
+            set = NAMES.into_iter().collect();
         }
     }
     for name in drop.iter().filter(|name| !is_all(name)) {
@@ -108,7 +64,10 @@ pub fn effective(
     for name in add.iter().filter(|name| !is_all(name)) {
         set.insert(parse(name)?);
     }
-    Ok(ALL.into_iter().filter(|name| set.contains(name)).collect())
+    Ok(NAMES
+        .into_iter()
+        .filter(|name| set.contains(name))
+        .collect())
 }
 
 #[cfg(test)]
@@ -152,7 +111,7 @@ mod tests {
             &["CAP_BPF"],
             &["CAP_SYS_ADMIN"],
         );
-        check(true, &[], &[], &ALL, &[]);
+        check(true, &[], &[], &NAMES, &[]);
         assert!(effective(false, &["fly".into()], &[]).is_err());
     }
 }

@@ -1,5 +1,5 @@
 //! systemd unit files as values: names and escaping, lossless parse and print, drop-ins, specifiers,
-//! typed sections, command lines, environments, calendar expressions, and the plan of enable/disable.
+//! typed sections, capabilities, command lines, environments, calendar expressions, and the plan of enable/disable.
 //!
 //! Nothing here reads a file or a clock: the caller lists directories and hands texts over. A bad line is
 //! a [`Diagnostic`], never a panic; what a unit then means (`bad-setting`) is the caller's decision.
@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod calendar;
+pub mod capability;
 pub mod command;
 mod diagnostic;
 pub mod document;

@@ -103,7 +103,7 @@ fn command_line(system: &System, parameter: &str) -> bool {
 }
 
 fn capability(name: &str) -> bool {
-    let Some(number) = unit_file::load::capability_number(name) else {
+    let Some(number) = unit_file::capability::number(name) else {
         return false;
     };
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,37 +1,11 @@
-//! Signal names.
+//! Signal names as docker takes them: in any case.
 
-const NAMES: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
-
-/// `9`, `KILL`, `SIGKILL`, `RTMIN+3`.
+/// `9`, `KILL`, `sigkill`, `RTMIN+3`, and the second name of ABRT.
 pub fn number(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
     let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some(at) = NAMES.iter().position(|known| *known == name) {
-        return i32::try_from(at + 1).ok();
-    }
-    match name {
-        "POLL" => Some(29),
+    match upper.strip_prefix("SIG").unwrap_or(&upper) {
         "IOT" => Some(6),
-        "RTMIN" => Some(34),
-        "RTMAX" => Some(64),
-        _ => {
-            let (base, offset, sign) =
-                match (name.strip_prefix("RTMIN+"), name.strip_prefix("RTMAX-")) {
-                    (Some(offset), _) => (34, offset, 1),
-                    (_, Some(offset)) => (64, offset, -1),
-                    _ => return None,
-                };
-            let offset: i32 = offset.parse().ok()?;
-            let number = base + sign * offset;
-            ((0..=30).contains(&offset) && (34..=64).contains(&number)).then_some(number)
-        }
+        _ => unit_file::value::parse_signal(&upper),
     }
 }
 
@@ -47,6 +21,9 @@ mod tests {
             ("SIGTERM", Some(15)),
             ("sigusr1", Some(10)),
             ("RTMIN+3", Some(37)),
+            ("rtmax", Some(64)),
+            ("SIGIOT", Some(6)),
+            ("SIGPOLL", Some(29)),
             ("0", None),
             ("65", None),
             ("NOPE", None),

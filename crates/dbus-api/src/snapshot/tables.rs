@@ -60,7 +60,10 @@ fn value(unit: &UnitSnapshot, section: &str, key: &str, kind: As) -> Value {
                 .unwrap_or(unset),
         ),
         As::Mode(unset) => Value::U32(set.and_then(text::mode).unwrap_or(unset)),
-        As::Signal(unset) => Value::I32(set.and_then(text::signal).unwrap_or(unset)),
+        As::Signal(unset) => Value::I32(
+            set.and_then(unit_file::value::parse_signal)
+                .unwrap_or(unset),
+        ),
     }
 }
 

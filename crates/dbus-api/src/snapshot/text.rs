@@ -1,5 +1,7 @@
 //! Texts of settings to numbers. Forgiving: what does not parse counts as not set, for PID 1 has refused it already.
 
+use unit_file::capability;
+
 /// A boolean of a unit file.
 pub(super) fn boolean(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
@@ -71,31 +73,6 @@ pub(super) fn mode(text: &str) -> Option<u32> {
     u32::from_str_radix(text.trim(), 8).ok()
 }
 
-/// A signal by name (with or without `SIG`) or number.
-pub(super) fn signal(text: &str) -> Option<i32> {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-        "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-        "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-    ];
-    let text = text.trim();
-    if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
-    }
-    let name = text.strip_prefix("SIG").unwrap_or(text);
-    if let Some(offset) = name.strip_prefix("RTMIN+") {
-        return offset
-            .parse::<i32>()
-            .ok()
-            .map(|offset| 34 + offset)
-            .filter(|number| *number <= 64);
-    }
-    NAMES
-        .iter()
-        .position(|known| *known == name)
-        .and_then(|index| i32::try_from(index + 1).ok())
-}
-
 /// Words, quotes taken off.
 pub(super) fn words(text: &str) -> Vec<String> {
     let mut out = Vec::new();
@@ -120,53 +97,6 @@ pub(super) fn words(text: &str) -> Vec<String> {
     out
 }
 
-const CAPABILITIES: [&str; 41] = [
-    "chown",
-    "dac_override",
-    "dac_read_search",
-    "fowner",
-    "fsetid",
-    "kill",
-    "setgid",
-    "setuid",
-    "setpcap",
-    "linux_immutable",
-    "net_bind_service",
-    "net_broadcast",
-    "net_admin",
-    "net_raw",
-    "ipc_lock",
-    "ipc_owner",
-    "sys_module",
-    "sys_rawio",
-    "sys_chroot",
-    "sys_ptrace",
-    "sys_pacct",
-    "sys_admin",
-    "sys_boot",
-    "sys_nice",
-    "sys_resource",
-    "sys_time",
-    "sys_tty_config",
-    "mknod",
-    "lease",
-    "audit_write",
-    "audit_control",
-    "setfcap",
-    "mac_override",
-    "mac_admin",
-    "syslog",
-    "wake_alarm",
-    "block_suspend",
-    "audit_read",
-    "perfmon",
-    "bpf",
-    "checkpoint_restore",
-];
-
-/// All capabilities there are.
-pub(super) const ALL_CAPABILITIES: u64 = (1 << CAPABILITIES.len()) - 1;
-
 /// A set of capabilities as bits, from the values of the setting in order; a leading `~` takes away.
 pub(super) fn capabilities<'a>(values: impl Iterator<Item = &'a str>, unset: u64) -> u64 {
     let mut set = None;
@@ -177,10 +107,8 @@ pub(super) fn capabilities<'a>(values: impl Iterator<Item = &'a str>, unset: u64
             .map_or((false, value), |names| (true, names));
         let mut bits = 0_u64;
         for name in names.split_whitespace() {
-            let name = name.to_ascii_lowercase();
-            let name = name.strip_prefix("cap_").unwrap_or(&name);
-            if let Some(index) = CAPABILITIES.iter().position(|known| *known == name) {
-                bits |= 1 << index;
+            if let Some(number) = capability::number(name) {
+                bits |= 1 << number;
             }
         }
         let before = set.unwrap_or(if inverted { unset } else { 0 });
@@ -219,23 +147,21 @@ mod tests {
     fn others() {
         assert_eq!(bytes("1G"), Some(1 << 30));
         assert_eq!(bytes("50%"), None);
-        assert_eq!(signal("SIGTERM"), Some(15));
-        assert_eq!(signal("RTMIN+3"), Some(37));
         assert_eq!(words("A=b 'C=d e' \"F=\\\"g\""), ["A=b", "C=d e", "F=\"g"]);
         assert_eq!(
-            capabilities(["CAP_CHOWN CAP_KILL"].into_iter(), ALL_CAPABILITIES),
+            capabilities(["CAP_CHOWN CAP_KILL"].into_iter(), capability::ALL),
             0b10_0001
         );
         assert_eq!(
-            capabilities(["~CAP_CHOWN"].into_iter(), ALL_CAPABILITIES),
-            ALL_CAPABILITIES - 1
+            capabilities(["~CAP_CHOWN"].into_iter(), capability::ALL),
+            capability::ALL - 1
         );
     }
 
     proptest! {
         #[test]
         fn never_panics(text in "\\PC{0,30}") {
-            let _ = (microseconds(&text), bytes(&text), signal(&text), mode(&text), words(&text));
+            let _ = (microseconds(&text), bytes(&text), mode(&text), words(&text));
             let _ = capabilities(std::iter::once(text.as_str()), 0);
         }
     }

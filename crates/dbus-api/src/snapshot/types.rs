@@ -396,7 +396,7 @@ fn exec(unit: &UnitSnapshot, section: &str, out: &mut Out) {
     let bounding = unit.setting_list(section, "CapabilityBoundingSet");
     out.push((
         "CapabilityBoundingSet",
-        Value::U64(text::capabilities(bounding, text::ALL_CAPABILITIES)),
+        Value::U64(text::capabilities(bounding, unit_file::capability::ALL)),
     ));
     let ambient = unit.setting_list(section, "AmbientCapabilities");
     out.push((

@@ -7,8 +7,6 @@ mod sandbox;
 mod types;
 mod unit;
 
-pub use sandbox::{CAPABILITIES, capability_number};
-
 use crate::diagnostic::{Diagnostic, Level};
 use crate::document;
 use crate::name::{UnitName, UnitType};

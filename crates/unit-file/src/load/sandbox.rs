@@ -1,72 +1,26 @@
 //! Keys of sandboxing: capabilities, namespaces, file system views, system call filters, credentials.
 
 use super::line::{Line, Taken, list, path_list, set};
+use crate::capability;
 use crate::settings::{
     BindPath, Credential, ExecSettings, NameFilter, ProtectHome, ProtectProc, ProtectSystem,
 };
 use crate::value::parse_bool;
 
-/// Names of capabilities by bit number.
-pub const CAPABILITIES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
-const ALL_CAPABILITIES: u64 = (1 << CAPABILITIES.len()) - 1;
-
 pub(super) fn apply(e: &mut ExecSettings, key: &str, l: Line<'_>) -> Taken {
     match key {
         "NoNewPrivileges" => set(&mut e.no_new_privileges, l.boolean()),
         "CapabilityBoundingSet" => {
-            let before = e.capability_bounding_set.unwrap_or(ALL_CAPABILITIES);
+            let before = e.capability_bounding_set.unwrap_or(capability::ALL);
             let first = e.capability_bounding_set.is_none();
-            let after = capabilities(l, if first { None } else { Some(before) }, ALL_CAPABILITIES)?;
+            let after = capabilities(l, if first { None } else { Some(before) }, capability::ALL)?;
             set(&mut e.capability_bounding_set, Ok(Some(after)))
         }
         "AmbientCapabilities" => {
             let before = (e.ambient_capabilities != 0).then_some(e.ambient_capabilities);
             set(
                 &mut e.ambient_capabilities,
-                capabilities(l, before, ALL_CAPABILITIES),
+                capabilities(l, before, capability::ALL),
             )
         }
         "SecureBits" => {
@@ -179,14 +133,6 @@ pub(super) fn apply(e: &mut ExecSettings, key: &str, l: Line<'_>) -> Taken {
     }
 }
 
-/// Number of a capability by name.
-pub fn capability_number(name: &str) -> Option<u32> {
-    CAPABILITIES
-        .iter()
-        .position(|c| c.eq_ignore_ascii_case(name))
-        .map(|i| i as u32)
-}
-
 fn capabilities(l: Line<'_>, before: Option<u64>, all: u64) -> Result<u64, String> {
     if l.is_empty() {
         return Ok(0);
@@ -198,7 +144,7 @@ fn capabilities(l: Line<'_>, before: Option<u64>, all: u64) -> Result<u64, Strin
     let mut bits = 0;
     for word in text.split_whitespace() {
         bits |=
-            1 << capability_number(word).ok_or_else(|| format!("{word:?} is not a capability"))?;
+            1 << capability::number(word).ok_or_else(|| format!("{word:?} is not a capability"))?;
     }
     Ok(match (invert, before) {
         (false, None) => bits,
