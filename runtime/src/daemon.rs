@@ -143,7 +143,8 @@ fn own_sockets(options: &Options) -> Result<Vec<OwnedFd>, DaemonError> {
 fn read_some(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let mut fds = [PollFd::new(&socket, PollFlags::IN)];
     let wait = rustix::event::Timespec::try_from(TIMEOUT).map_err(io::Error::other)?;
-    if rustix::event::poll(&mut fds, Some(&wait))? == 0 {
+    // A poll is not resumed after a signal; the caller's time-out may then count from the signal on.
+    if rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&wait)))? == 0 {
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(rustix::io::read(socket, buffer)?)

@@ -248,7 +248,7 @@ impl ExecPlan {
 /// The read error, if it is another than "would block".
 pub fn read_report(pipe: BorrowedFd<'_>) -> io::Result<Option<Option<Report>>> {
     let mut buffer = [0; REPORT_LEN];
-    match rustix::io::read(pipe.as_fd(), &mut buffer) {
+    match rustix::io::retry_on_intr(|| rustix::io::read(pipe.as_fd(), &mut buffer)) {
         Ok(0) => Ok(Some(None)),
         Ok(len) => Ok(Some(Report::decode(&buffer[..len]))),
         Err(rustix::io::Errno::AGAIN) => Ok(None),
@@ -352,6 +352,22 @@ mod tests {
             .and_then(|s| s.exit_status())
     }
 
+    /// The report, waited for: a child of another test holds the pipe too until its own `execve`.
+    fn report(child: &Spawned) -> Option<Report> {
+        let mut fds = [rustix::event::PollFd::new(
+            &child.report,
+            rustix::event::PollFlags::IN,
+        )];
+        let limit = rustix::event::Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&limit))).unwrap();
+        read_report(child.report.as_fd())
+            .unwrap()
+            .expect("the child is through")
+    }
+
     #[test]
     fn a_child_gets_its_descriptors_arguments_and_environment() {
         let mut file = tempfile::tempfile().unwrap();
@@ -369,7 +385,7 @@ mod tests {
         .fd(file.try_clone().unwrap().into(), 5);
         let child = plan.spawn().unwrap();
         assert_eq!(wait(&child), Some(7));
-        assert_eq!(read_report(child.report.as_fd()).unwrap(), Some(None));
+        assert_eq!(report(&child), None);
         let mut text = String::new();
         file.seek(SeekFrom::Start(0)).unwrap();
         file.read_to_string(&mut text).unwrap();
@@ -382,7 +398,7 @@ mod tests {
             .spawn()
             .unwrap();
         assert_eq!(wait(&child), Some(203));
-        let report = read_report(child.report.as_fd()).unwrap().unwrap().unwrap();
+        let report = report(&child).unwrap();
         assert_eq!(
             report,
             Report {
@@ -426,7 +442,7 @@ mod tests {
         .spawn()
         .unwrap();
         wait(&child);
-        let report = read_report(child.report.as_fd()).unwrap().unwrap();
+        let report = report(&child);
         assert_eq!(
             report,
             Some(Report {

@@ -65,9 +65,12 @@ fn ask(method: &str) -> io::Result<()> {
     let mut reply = Vec::new();
     let mut part = [0; 1024];
     while !reply.contains(&0) {
-        match stream.read(&mut part)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => reply.extend_from_slice(&part[..n]),
+        match stream.read(&mut part) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => reply.extend_from_slice(&part[..n]),
+            // Stopped and continued: a read with a time-out is not resumed by the kernel.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     reply.truncate(reply.iter().position(|b| *b == 0).unwrap_or(reply.len()));

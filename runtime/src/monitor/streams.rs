@@ -126,7 +126,8 @@ impl Streams {
             tv_sec: 5,
             tv_nsec: 0,
         };
-        rustix::event::poll(&mut fds, Some(&wait))?;
+        // The engine's helper may end meanwhile, and its SIGCHLD interrupts a poll whatever the handler's flags say.
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&wait)))?;
         let message = syscalls::socket::receive(&socket, &mut [0; 256])?;
         let master = message
             .fds
