@@ -432,11 +432,17 @@ impl Host {
 
     /// All containers, newest first; one that goes away meanwhile is left out.
     pub fn containers_now(&self) -> Result<Vec<Container>, ContainerError> {
-        let mut all: Vec<Container> = self
-            .ids()?
-            .iter()
-            .filter_map(|id| self.load(id).ok())
-            .collect();
+        let load = |id: &String| match self.load(id) {
+            Ok(container) => Some(container),
+            Err(ContainerError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                None
+            }
+            Err(error) => {
+                tracing::warn!(container = id, error = %telemetry::chain(&error), "left out of the list");
+                None
+            }
+        };
+        let mut all: Vec<Container> = self.ids()?.iter().filter_map(load).collect();
         all.sort_by(|left, right| right.config.created.cmp(&left.config.created));
         Ok(all)
     }

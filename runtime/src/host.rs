@@ -31,7 +31,36 @@ impl Host {
 
     /// Opens the store, making it where it is missing.
     pub fn store(&self) -> Result<Store, StoreError> {
-        Store::open(&self.data)
+        let store = Store::open(&self.data)?;
+        self.share();
+        Ok(store)
+    }
+
+    /// The store for who only looks, which the group docker may without being root.
+    pub fn look(&self) -> Result<Store, StoreError> {
+        Store::look(&self.data)
+    }
+
+    /// Closes the store to everybody and opens it to the group docker. A mounted data disk begins as 0755; what an
+    /// operator gave to another group stays as it is.
+    fn share(&self) {
+        let Ok(stat) = rustix::fs::stat(&self.data) else {
+            return;
+        };
+        let group = std::fs::read_to_string("/etc/group")
+            .ok()
+            .and_then(|text| group_id(&text, "docker"));
+        if stat.st_mode & 0o007 == 0 && (stat.st_gid != 0 || group.is_none()) {
+            return;
+        }
+        let group = group.unwrap_or(stat.st_gid);
+        let shared = std::os::unix::fs::chown(&self.data, None, Some(group)).and_then(|()| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o710);
+            std::fs::set_permissions(&self.data, mode)
+        });
+        if let Err(error) = shared {
+            tracing::warn!(%error, store = %self.data.display(), "the container store is open to everybody");
+        }
     }
 
     /// `/var/lib/docker/containers`.
@@ -61,6 +90,14 @@ impl Host {
         file.lock()?;
         Ok(file)
     }
+}
+
+/// The number of a group in the text of `/etc/group`.
+fn group_id(text: &str, name: &str) -> Option<u32> {
+    text.lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.first() == Some(&name))
+        .and_then(|fields| fields.get(2)?.parse().ok())
 }
 
 /// Opens a file to be locked.
@@ -102,5 +139,33 @@ pub fn monitor_program() -> PathBuf {
     match beside {
         Some(path) if path.exists() => path,
         _ => PathBuf::from("/usr/lib/flotilla/container-monitor"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_found_by_their_whole_name() {
+        let text = "root:x:0:\ndockerx:x:9:\ndocker:x:233:core\nbroken\ndocker2:x:y:\n";
+        assert_eq!(group_id(text, "docker"), Some(233));
+        assert_eq!(group_id(text, "docker2"), None);
+        assert_eq!(group_id(text, "broken"), None);
+        assert_eq!(group_id("", "docker"), None);
+    }
+
+    #[test]
+    fn a_store_is_closed_to_others() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(dir.path().join("store"));
+        let mode = || std::fs::metadata(&host.data).unwrap().permissions().mode() & 0o777;
+        host.store().unwrap();
+        assert_eq!(mode(), 0o710);
+        // As an older version, or the mount of a fresh disk, leaves it.
+        std::fs::set_permissions(&host.data, PermissionsExt::from_mode(0o755)).unwrap();
+        host.store().unwrap();
+        assert_eq!(mode(), 0o710);
     }
 }

@@ -171,6 +171,7 @@ impl Engine for Libcontainer {
     fn exec(&self, request: &ExecRequest) -> Result<i32, EngineError> {
         let root = PathBuf::from(format!("/proc/{}/root", request.init));
         let who = identity(&root, &request.plan)?;
+        find_working_directory(&root, &request.plan.cwd)?;
         let process = request.plan.process(&who)?;
         std::fs::write(&request.process, process.to_string())
             .map_err(failed("write the process's configuration"))?;
@@ -417,6 +418,22 @@ fn identity(root: &Path, plan: &Plan) -> Result<Identity, EngineError> {
         .map_err(|error| EngineError::other(error.to_string()))
 }
 
+/// A process that is added makes no directory; libcontainer would say only "ENOENT", four times.
+fn find_working_directory(root: &Path, cwd: &str) -> Result<(), EngineError> {
+    let why = match in_root(root, cwd).and_then(|file| file.metadata()) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => "not a directory".to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "no such file or directory".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(EngineError {
+        kind: ErrorKind::CommandNotExecutable,
+        message: format!("chdir to cwd ({cwd:?}) in the container failed: {why}"),
+    })
+}
+
 /// Docker makes a missing working directory.
 fn make_working_directory(root: &Path, plan: &Plan) -> Result<(), EngineError> {
     if plan.cwd.is_empty() || plan.cwd == "/" || in_root(root, &plan.cwd).is_ok() {
@@ -471,6 +488,34 @@ mod tests {
                 .contains("exec: \"nope\": executable file not found in $PATH")
         );
         assert_eq!(failed("x")(Outer("y".into())).kind, ErrorKind::Other);
+    }
+
+    #[test]
+    fn a_working_directory_is_looked_for_inside_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("f"), "").unwrap();
+        std::os::unix::fs::symlink("/d", dir.path().join("l")).unwrap();
+        for (cwd, why) in [
+            ("", ""),
+            ("/", ""),
+            ("/d", ""),
+            ("/l", ""),
+            ("/f", "not a directory"),
+            ("/usr", "no such file or directory"),
+        ] {
+            let found = find_working_directory(dir.path(), cwd);
+            match found {
+                Ok(()) => assert_eq!(why, "", "{cwd}"),
+                Err(error) => {
+                    assert!(
+                        !why.is_empty() && error.message.ends_with(why),
+                        "{cwd}: {error}"
+                    );
+                    assert_eq!(error.kind, ErrorKind::CommandNotExecutable);
+                }
+            }
+        }
     }
 
     #[test]

@@ -108,8 +108,8 @@ fn plan(context: &Context, args: &Args, container: &Container) -> Result<Plan, F
     if let Some(user) = args.get("user") {
         user.clone_into(&mut plan.user);
     }
-    if let Some(directory) = args.get("workdir") {
-        directory.clone_into(&mut plan.cwd);
+    if let Some(directory) = super::create::work_directory(args)? {
+        plan.cwd = directory;
     }
     plan.privileged = plan.privileged || args.on("privileged");
     Ok(plan)

@@ -36,7 +36,7 @@ struct Row {
 
 /// `docker images`.
 pub fn list(context: &Context, args: &Args) -> Result<i32, Failure> {
-    let store = context.host.store()?;
+    let store = context.host.look()?;
     let mut rows = rows(&store)?;
     if let Some(wanted) = args.words.first() {
         let name: Reference = wanted
@@ -219,7 +219,7 @@ pub fn remove(context: &Context, args: &Args) -> Result<i32, Failure> {
     let mut code = 0;
     for word in &args.words {
         if let Err(failure) = remove_one(context, &store, word, args.on("force")) {
-            eprintln!("Error response from daemon: {}", failure.text);
+            failure.report();
             code = 1;
         }
     }

@@ -17,6 +17,12 @@ pub const FLAGS: &[Flag] = &[
 /// `docker inspect`.
 pub fn inspect(context: &Context, args: &Args) -> Result<i32, Failure> {
     let kind = args.get("type").unwrap_or_default().to_owned();
+    if !matches!(kind.as_str(), "" | "container" | "image") {
+        return Err(Failure::plain(
+            1,
+            format!("{kind:?} is not a valid value for --type (container or image)"),
+        ));
+    }
     show(args, |name| {
         if kind != "image" {
             match context.host.find(name) {
@@ -67,12 +73,7 @@ fn show(args: &Args, find: impl Fn(&str) -> Result<Value, Failure>) -> Result<i3
                 None => found.push(value),
             },
             Err(failure) => {
-                let text = if failure.text.starts_with("Error:") {
-                    failure.text
-                } else {
-                    format!("Error response from daemon: {}", failure.text)
-                };
-                eprintln!("{text}");
+                failure.report();
                 code = 1;
             }
         }
@@ -203,7 +204,7 @@ fn container_value(context: &Context, container: &Container) -> Value {
 }
 
 fn image_value(context: &Context, name: &str) -> Result<Value, Failure> {
-    let store = context.host.store()?;
+    let store = context.host.look()?;
     let image = store.find(name)?;
     let config = store.config(&image.id)?;
     let mut tags = Vec::new();

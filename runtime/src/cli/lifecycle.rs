@@ -283,10 +283,10 @@ pub fn rm(context: &Context, args: &Args) -> Result<i32, Failure> {
             Ok(()) => println!("{name}"),
             // With -f a container that is not there is what was wanted.
             Err(failure) if force && failure.text.starts_with("No such container") => {
-                eprintln!("Error response from daemon: {}", failure.text);
+                failure.report();
             }
             Err(failure) => {
-                eprintln!("Error response from daemon: {}", failure.text);
+                failure.report();
                 code = 1;
             }
         }
@@ -332,7 +332,7 @@ pub fn wait(context: &Context, args: &Args) -> Result<i32, Failure> {
         match result {
             Ok(status) => println!("{}", status.unwrap_or_default()),
             Err(failure) => {
-                eprintln!("Error response from daemon: {}", failure.text);
+                failure.report();
                 code = 1;
             }
         }

@@ -8,6 +8,7 @@ pub mod args;
 mod attach;
 mod create;
 mod exec;
+mod failure;
 mod images;
 mod inspect;
 mod lifecycle;
@@ -20,96 +21,13 @@ pub mod signals;
 mod system;
 mod table;
 
+pub use failure::Failure;
 pub use lifecycle::restore;
 pub use system::{API, info_value, version_value};
 
-use crate::container::ContainerError;
 use crate::host::Host;
 use crate::options::Options;
 use args::{Args, ArgsError, Flag};
-use oci_image::store::StoreError;
-
-/// How a failure is said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// `Error response from daemon: …`.
-    Daemon,
-    /// A wrong command line.
-    Usage,
-    /// Said already, or as it is.
-    Plain,
-}
-
-/// A failed command.
-#[derive(Debug)]
-pub struct Failure {
-    code: i32,
-    text: String,
-    kind: Kind,
-}
-
-impl Failure {
-    fn daemon(text: String) -> Self {
-        Failure {
-            code: 1,
-            text,
-            kind: Kind::Daemon,
-        }
-    }
-
-    fn usage(text: impl Into<String>) -> Self {
-        Failure {
-            code: 1,
-            text: text.into(),
-            kind: Kind::Usage,
-        }
-    }
-
-    fn plain(code: i32, text: impl Into<String>) -> Self {
-        Failure {
-            code,
-            text: text.into(),
-            kind: Kind::Plain,
-        }
-    }
-
-    fn io(what: &str, error: impl std::fmt::Display) -> Self {
-        Failure::daemon(format!("failed to {what}: {error}"))
-    }
-
-    fn with_code(mut self, code: i32) -> Self {
-        self.code = code;
-        self
-    }
-
-    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        Failure::daemon(telemetry::chain(error))
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
-    }
-}
-
-impl From<ContainerError> for Failure {
-    fn from(error: ContainerError) -> Self {
-        Failure::of(&error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Failure::of(&error)
-    }
-}
-
-impl From<ArgsError> for Failure {
-    fn from(error: ArgsError) -> Self {
-        Failure::usage(error.to_string())
-    }
-}
 
 /// What a command works with.
 #[derive(Debug)]
@@ -130,11 +48,15 @@ struct Command {
     other: &'static str,
     usage: &'static str,
     about: &'static str,
+    /// A whole line for `--help`.
+    example: &'static str,
     flags: &'static [Flag],
     /// Flags may follow words.
     interspersed: bool,
     /// How many words at least and at most.
     words: (usize, usize),
+    /// Changes something; the rest only looks, and the group docker may.
+    root: bool,
     run: Run,
 }
 
@@ -142,29 +64,29 @@ const MANY: usize = usize::MAX;
 
 #[rustfmt::skip]
 const COMMANDS: &[Command] = &[
-    Command { name: "run", other: "container run", usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]", about: "Create and run a new container from an image", flags: create::FLAGS, interspersed: false, words: (1, MANY), run: run::run },
-    Command { name: "exec", other: "container exec", usage: "[OPTIONS] CONTAINER COMMAND [ARG...]", about: "Execute a command in a running container", flags: exec::FLAGS, interspersed: false, words: (2, MANY), run: exec::exec },
-    Command { name: "ps", other: "container ls,container list,container ps", usage: "[OPTIONS]", about: "List containers", flags: list::PS, interspersed: true, words: (0, 0), run: list::ps },
-    Command { name: "pull", other: "image pull", usage: "[OPTIONS] NAME[:TAG|@DIGEST]", about: "Download an image from a registry", flags: pull::FLAGS, interspersed: true, words: (1, 1), run: pull::pull },
-    Command { name: "images", other: "image ls,image list", usage: "[OPTIONS] [REPOSITORY[:TAG]]", about: "List images", flags: images::LIST, interspersed: true, words: (0, 1), run: images::list },
-    Command { name: "create", other: "container create", usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]", about: "Create a new container", flags: create::FLAGS, interspersed: false, words: (1, MANY), run: run::create },
-    Command { name: "start", other: "container start", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Start one or more stopped containers", flags: lifecycle::START, interspersed: true, words: (1, MANY), run: lifecycle::start },
-    Command { name: "stop", other: "container stop", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Stop one or more running containers", flags: lifecycle::STOP, interspersed: true, words: (1, MANY), run: lifecycle::stop },
-    Command { name: "restart", other: "container restart", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Restart one or more containers", flags: lifecycle::STOP, interspersed: true, words: (1, MANY), run: lifecycle::restart },
-    Command { name: "kill", other: "container kill", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Kill one or more running containers", flags: lifecycle::KILL, interspersed: true, words: (1, MANY), run: lifecycle::kill },
-    Command { name: "rm", other: "container rm,container remove", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Remove one or more containers", flags: lifecycle::RM, interspersed: true, words: (1, MANY), run: lifecycle::rm },
-    Command { name: "wait", other: "container wait", usage: "CONTAINER [CONTAINER...]", about: "Block until one or more containers stop, then print their exit codes", flags: &[], interspersed: true, words: (1, MANY), run: lifecycle::wait },
-    Command { name: "logs", other: "container logs", usage: "[OPTIONS] CONTAINER", about: "Fetch the logs of a container", flags: logs::FLAGS, interspersed: true, words: (1, 1), run: logs::logs },
-    Command { name: "attach", other: "container attach", usage: "[OPTIONS] CONTAINER", about: "Attach to a running container", flags: lifecycle::ATTACH, interspersed: true, words: (1, 1), run: lifecycle::attach },
-    Command { name: "port", other: "container port", usage: "CONTAINER [PRIVATE_PORT[/PROTO]]", about: "List port mappings of a container", flags: &[], interspersed: true, words: (1, 2), run: list::port },
-    Command { name: "rmi", other: "image rm,image remove", usage: "[OPTIONS] IMAGE [IMAGE...]", about: "Remove one or more images", flags: images::REMOVE, interspersed: true, words: (1, MANY), run: images::remove },
-    Command { name: "tag", other: "image tag", usage: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", about: "Give an image another name", flags: &[], interspersed: true, words: (2, 2), run: images::tag },
-    Command { name: "inspect", other: "", usage: "[OPTIONS] NAME|ID [NAME|ID...]", about: "Return low-level information on containers and images", flags: inspect::FLAGS, interspersed: true, words: (1, MANY), run: inspect::inspect },
-    Command { name: "container inspect", other: "", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Return low-level information on containers", flags: inspect::FLAGS, interspersed: true, words: (1, MANY), run: inspect::containers },
-    Command { name: "image inspect", other: "", usage: "[OPTIONS] IMAGE [IMAGE...]", about: "Return low-level information on images", flags: inspect::FLAGS, interspersed: true, words: (1, MANY), run: inspect::images },
-    Command { name: "info", other: "system info", usage: "[OPTIONS]", about: "Display system-wide information", flags: system::FORMAT, interspersed: true, words: (0, 0), run: system::info },
-    Command { name: "version", other: "", usage: "[OPTIONS]", about: "Show the version information", flags: system::FORMAT, interspersed: true, words: (0, 0), run: system::version },
-    Command { name: "completion", other: "", usage: "bash|zsh|fish", about: "Print a completion script", flags: &[], interspersed: true, words: (1, 1), run: system::completion },
+    Command { name: "run", other: "container run", usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]", about: "Create and run a new container from an image", example: "docker run -d --restart always --name web -p 80:8080 -e MODE=live -v /srv/web:/data:ro registry.example/team/web:1", flags: create::FLAGS, interspersed: false, words: (1, MANY), root: true, run: run::run },
+    Command { name: "exec", other: "container exec", usage: "[OPTIONS] CONTAINER COMMAND [ARG...]", about: "Execute a command in a running container", example: "docker exec -it web sh", flags: exec::FLAGS, interspersed: false, words: (2, MANY), root: true, run: exec::exec },
+    Command { name: "ps", other: "container ls,container list,container ps", usage: "[OPTIONS]", about: "List containers", example: "docker ps -a --filter status=exited", flags: list::PS, interspersed: true, words: (0, 0), root: false, run: list::ps },
+    Command { name: "pull", other: "image pull", usage: "[OPTIONS] NAME[:TAG|@DIGEST]", about: "Download an image from a registry", example: "docker pull registry.example/team/web:1", flags: pull::FLAGS, interspersed: true, words: (1, 1), root: true, run: pull::pull },
+    Command { name: "images", other: "image ls,image list", usage: "[OPTIONS] [REPOSITORY[:TAG]]", about: "List images", example: "docker images --filter dangling=true", flags: images::LIST, interspersed: true, words: (0, 1), root: false, run: images::list },
+    Command { name: "create", other: "container create", usage: "[OPTIONS] IMAGE [COMMAND] [ARG...]", about: "Create a new container", example: "docker create --name web -p 80:8080 registry.example/team/web:1", flags: create::FLAGS, interspersed: false, words: (1, MANY), root: true, run: run::create },
+    Command { name: "start", other: "container start", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Start one or more stopped containers", example: "docker start web", flags: lifecycle::START, interspersed: true, words: (1, MANY), root: true, run: lifecycle::start },
+    Command { name: "stop", other: "container stop", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Stop one or more running containers", example: "docker stop -t 30 web", flags: lifecycle::STOP, interspersed: true, words: (1, MANY), root: true, run: lifecycle::stop },
+    Command { name: "restart", other: "container restart", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Restart one or more containers", example: "docker restart web", flags: lifecycle::STOP, interspersed: true, words: (1, MANY), root: true, run: lifecycle::restart },
+    Command { name: "kill", other: "container kill", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Kill one or more running containers", example: "docker kill -s HUP web", flags: lifecycle::KILL, interspersed: true, words: (1, MANY), root: true, run: lifecycle::kill },
+    Command { name: "rm", other: "container rm,container remove", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Remove one or more containers", example: "docker rm -f web", flags: lifecycle::RM, interspersed: true, words: (1, MANY), root: true, run: lifecycle::rm },
+    Command { name: "wait", other: "container wait", usage: "CONTAINER [CONTAINER...]", about: "Block until one or more containers stop, then print their exit codes", example: "docker wait web", flags: &[], interspersed: true, words: (1, MANY), root: true, run: lifecycle::wait },
+    Command { name: "logs", other: "container logs", usage: "[OPTIONS] CONTAINER", about: "Fetch the logs of a container", example: "docker logs -f --tail 20 web", flags: logs::FLAGS, interspersed: true, words: (1, 1), root: false, run: logs::logs },
+    Command { name: "attach", other: "container attach", usage: "[OPTIONS] CONTAINER", about: "Attach to a running container", example: "docker attach --no-stdin web", flags: lifecycle::ATTACH, interspersed: true, words: (1, 1), root: true, run: lifecycle::attach },
+    Command { name: "port", other: "container port", usage: "CONTAINER [PRIVATE_PORT[/PROTO]]", about: "List port mappings of a container", example: "docker port web 8080", flags: &[], interspersed: true, words: (1, 2), root: false, run: list::port },
+    Command { name: "rmi", other: "image rm,image remove", usage: "[OPTIONS] IMAGE [IMAGE...]", about: "Remove one or more images", example: "docker rmi registry.example/team/web:1", flags: images::REMOVE, interspersed: true, words: (1, MANY), root: true, run: images::remove },
+    Command { name: "tag", other: "image tag", usage: "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", about: "Give an image another name", example: "docker tag web:1 registry.example/team/web:2", flags: &[], interspersed: true, words: (2, 2), root: true, run: images::tag },
+    Command { name: "inspect", other: "", usage: "[OPTIONS] NAME|ID [NAME|ID...]", about: "Return low-level information on containers and images", example: "docker inspect -f '{{.NetworkSettings.IPAddress}}' web", flags: inspect::FLAGS, interspersed: true, words: (1, MANY), root: false, run: inspect::inspect },
+    Command { name: "container inspect", other: "", usage: "[OPTIONS] CONTAINER [CONTAINER...]", about: "Return low-level information on containers", example: "docker container inspect -f '{{.State.ExitCode}}' web", flags: inspect::FLAGS, interspersed: true, words: (1, MANY), root: false, run: inspect::containers },
+    Command { name: "image inspect", other: "", usage: "[OPTIONS] IMAGE [IMAGE...]", about: "Return low-level information on images", example: "docker image inspect -f '{{.Config.Env}}' web:1", flags: inspect::FLAGS, interspersed: true, words: (1, MANY), root: false, run: inspect::images },
+    Command { name: "info", other: "system info", usage: "[OPTIONS]", about: "Display system-wide information", example: "docker info -f '{{.DockerRootDir}}'", flags: system::FORMAT, interspersed: true, words: (0, 0), root: false, run: system::info },
+    Command { name: "version", other: "", usage: "[OPTIONS]", about: "Show the version information", example: "docker version -f '{{.Server.Version}}'", flags: system::FORMAT, interspersed: true, words: (0, 0), root: false, run: system::version },
+    Command { name: "completion", other: "", usage: "bash|zsh|fish", about: "Print a completion script", example: "source <(docker completion bash)", flags: &[], interspersed: true, words: (1, 1), root: false, run: system::completion },
 ];
 
 /// Runs the command; its exit status.
@@ -180,7 +102,11 @@ pub fn main(words: &[String]) -> i32 {
     };
     let args = match Args::parse(command.flags, rest, command.interspersed) {
         Ok(args) => args,
-        Err(error) => return complain(command, Failure::from(error).with_code(trouble)),
+        Err(error) => {
+            return Failure::from(error)
+                .with_code(trouble)
+                .conclude(command.name, command.usage);
+        }
     };
     if args.help {
         print!("{}", help(command));
@@ -190,10 +116,16 @@ pub fn main(words: &[String]) -> i32 {
         eprintln!("{warning}");
     }
     if args.words.len() < command.words.0 || args.words.len() > command.words.1 {
-        return complain(
-            command,
-            Failure::from(count_error(command)).with_code(trouble),
+        return Failure::from(count_error(command))
+            .with_code(trouble)
+            .conclude(command.name, command.usage);
+    }
+    if command.root && !rustix::process::geteuid().is_root() {
+        let name = command.name;
+        eprintln!(
+            "docker: permission denied: docker {name} is for root (there is no daemon that does it for you)\nhint: sudo docker {name} …"
         );
+        return trouble;
     }
     let (options, warnings) = Options::current();
     for warning in warnings {
@@ -205,7 +137,7 @@ pub fn main(words: &[String]) -> i32 {
     };
     match (command.run)(&context, &args) {
         Ok(code) => code,
-        Err(failure) => complain(command, failure),
+        Err(failure) => failure.conclude(command.name, command.usage),
     }
 }
 
@@ -270,33 +202,72 @@ fn find(words: &[String]) -> Option<(&'static Command, &[String])> {
         .map(|command| (command, &words[1..]))
 }
 
+/// Commands of docker that are not here yet.
+const LATER: &[&str] = &[
+    "build", "builder", "buildx", "commit", "compose", "config", "context", "cp", "diff", "events",
+    "export", "history", "import", "load", "login", "logout", "manifest", "network", "node",
+    "pause", "plugin", "push", "rename", "save", "search", "secret", "service", "stack", "stats",
+    "swarm", "top", "trust", "unpause", "update", "volume",
+];
+
 fn unknown(words: &[String]) -> i32 {
-    match words.first().map(String::as_str) {
-        None | Some("help" | "--help" | "-h") => {
-            print!("{}", overview());
-            0
+    let first = words.first().map(String::as_str);
+    match first {
+        Some("help") if words.len() > 1 => match find(&words[1..]) {
+            Some((command, _)) => print!("{}", help(command)),
+            None => return unknown(&words[1..]),
+        },
+        None | Some("help" | "--help" | "-h") => print!("{}", overview()),
+        Some("-v" | "--version") => println!("{}", system::version_line()),
+        Some(group @ ("container" | "image" | "system")) => {
+            let asked = words.get(1).map(String::as_str);
+            let list = commands_of(group);
+            if matches!(asked, None | Some("--help" | "-h")) {
+                print!("Usage:  docker {group} COMMAND\n\nCommands:\n{list}");
+                return 0;
+            }
+            let asked = asked.unwrap_or_default();
+            eprint!(
+                "docker: '{group} {asked}' is not a docker command here.\n\nCommands of docker {group}:\n{list}"
+            );
+            return 1;
         }
-        Some("-v" | "--version") => {
-            println!("{}", system::version_line());
-            0
+        Some(word) if LATER.contains(&word) => {
+            eprintln!(
+                "docker: '{word}' is a command of docker that Flotilla does not have yet.\nSee 'docker --help' for those it has."
+            );
+            return 1;
         }
         Some(word) => {
             eprintln!("docker: '{word}' is not a docker command.\nSee 'docker --help'");
-            1
+            return 1;
         }
     }
+    0
+}
+
+/// `  ls          List containers`: the commands with two words that begin with `group`.
+fn commands_of(group: &str) -> String {
+    let mut text = String::new();
+    for command in COMMANDS {
+        let names = command.other.split(',').chain([command.name]);
+        for name in names.filter_map(|name| name.strip_prefix(group)?.strip_prefix(' ')) {
+            text.push_str(&format!("  {name:<12}{}\n", command.about));
+        }
+    }
+    text
 }
 
 fn overview() -> String {
-    let mut text =
-        "Usage:  docker COMMAND\n\nContainers without a daemon\n\nCommands:\n".to_owned();
+    let mut text = "Usage:  docker COMMAND\n\nContainers without a daemon: each command does its work itself, as root (sudo docker …).\nWho is in the group docker may use those marked * without sudo.\n\nCommands:\n".to_owned();
     for command in COMMANDS
         .iter()
         .filter(|command| !command.name.contains(' '))
     {
-        text.push_str(&format!("  {:<12}{}\n", command.name, command.about));
+        let mark = if command.root { ' ' } else { '*' };
+        text.push_str(&format!(" {mark}{:<12}{}\n", command.name, command.about));
     }
-    text.push_str("\nExample:\n  docker run -d -p 80:8080 --name web 10.0.2.2:5000/web\n\nRun 'docker COMMAND --help' for more information on a command.\n");
+    text.push_str("\nExample:\n  sudo docker run -d -p 80:8080 --name web registry.example/team/web:1\n  docker ps\n\nRun 'docker COMMAND --help' for more information on a command.\n");
     text
 }
 
@@ -328,36 +299,15 @@ fn help(command: &Command) -> String {
         };
         let value = if flag.value { " value" } else { "" };
         text.push_str(&format!(
-            "  {short}--{:<24}{}\n",
+            "  {short}--{:<22}{}\n",
             format!("{}{value}", flag.long),
             flag.help
         ));
     }
+    if !command.example.is_empty() {
+        text.push_str(&format!("\nExample:\n  {}\n", command.example));
+    }
     text
-}
-
-fn complain(command: &Command, failure: Failure) -> i32 {
-    let run = matches!(command.name, "run" | "create");
-    let text = failure.text.trim_end_matches('.');
-    match failure.kind {
-        Kind::Plain if failure.text.is_empty() => {}
-        Kind::Plain => eprintln!("{}", failure.text),
-        Kind::Daemon if run => eprintln!(
-            "docker: Error response from daemon: {text}.\nSee 'docker {} --help'.",
-            command.name
-        ),
-        Kind::Daemon => eprintln!("Error response from daemon: {}", failure.text),
-        Kind::Usage if run => eprintln!("docker: {text}.\nSee 'docker {} --help'.", command.name),
-        Kind::Usage => eprintln!(
-            "{}\nSee 'docker {} --help'.\n\nUsage:  docker {} {}",
-            failure.text, command.name, command.name, command.usage
-        ),
-    }
-    if run && failure.kind != Kind::Plain && failure.code == 1 {
-        125
-    } else {
-        failure.code
-    }
 }
 
 /// Runs a step for each word; prints the word where it worked, the error where not.
@@ -370,7 +320,7 @@ fn each(
         match step(word) {
             Ok(()) => println!("{word}"),
             Err(failure) => {
-                eprintln!("Error response from daemon: {}", failure.text);
+                failure.report();
                 code = 1;
             }
         }
@@ -399,7 +349,37 @@ mod tests {
             assert_eq!((command.name, left.len()), (name, rest), "{text}");
         }
         assert!(find(&words("container frob")).is_none());
+        assert!(commands_of("image").contains("  rm          Remove one or more images\n"));
         assert_eq!(skip_global(&words("-H unix:///x -D ps")), ["ps"]);
+    }
+
+    #[test]
+    fn what_only_looks_needs_no_root() {
+        let looks: Vec<&str> = COMMANDS
+            .iter()
+            .filter(|command| !command.root)
+            .map(|command| command.name)
+            .collect();
+        assert_eq!(
+            looks,
+            [
+                "ps",
+                "images",
+                "logs",
+                "port",
+                "inspect",
+                "container inspect",
+                "image inspect",
+                "info",
+                "version",
+                "completion"
+            ]
+        );
+        assert!(
+            LATER
+                .iter()
+                .all(|name| find(&[(*name).to_owned()]).is_none())
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::args::{Args, Flag, switch, value};
 use super::{Context, Failure, table};
-use oci_image::manifest::Descriptor;
+use oci_image::manifest::{Descriptor, Platform};
 use oci_image::pull::{Options, Progress, PullError, Step, pull as fetch};
 use oci_image::registry::RegistryError;
 use oci_image::store::{Image, StoreError};
@@ -151,6 +151,18 @@ pub fn pull(context: &Context, args: &Args) -> Result<i32, Failure> {
             "pulling all tags is not supported; name one tag",
         ));
     }
+    if let Some(wanted) = args.get("platform")
+        && !is_ours(wanted)
+    {
+        let own = Platform::host();
+        return Err(Failure::plain(
+            1,
+            format!(
+                "--platform {wanted}: only images of this machine's platform can run here ({}/{})",
+                own.os, own.architecture
+            ),
+        ));
+    }
     let store = context.host.store()?;
     let quiet = args.on("quiet");
     if !quiet {
@@ -183,6 +195,17 @@ pub fn pull(context: &Context, args: &Args) -> Result<i32, Failure> {
     }
     println!("{shown}");
     Ok(0)
+}
+
+/// `linux/amd64`, with or without a variant, or the architecture alone.
+fn is_ours(platform: &str) -> bool {
+    let own = Platform::host();
+    let mut parts = platform.split('/');
+    match (parts.next(), parts.next()) {
+        (Some(os), Some(architecture)) => os == own.os && architecture == own.architecture,
+        (Some(architecture), None) => architecture == own.architecture,
+        _ => false,
+    }
 }
 
 fn has_tag(text: &str) -> bool {

@@ -73,7 +73,7 @@ pub fn info_value(context: &Context) -> Result<Value, Failure> {
         .iter()
         .filter(|container| matches!(container.state.status, Status::Exited | Status::Created))
         .count();
-    let store = context.host.store()?;
+    let store = context.host.look()?;
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let memory: u64 = memory
         .lines()

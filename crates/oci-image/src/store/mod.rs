@@ -13,14 +13,21 @@
 //! Locks are `flock` on open files, so a killed process leaves none. Whoever adds images holds the sweep
 //! lock shared; [`Store::sweep`] needs it alone and else leaves the work to the next caller.
 
+mod durable;
+mod lock;
+
+pub use durable::{write_durably, write_json};
+pub use lock::{Held, Named, Workspace};
+
 use crate::digest::Digest;
 use crate::manifest::{ImageConfig, ManifestError};
 use crate::name::Reference;
+use durable::{rename, sync_directory};
+use lock::open_lock;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The layout this program writes and reads.
@@ -114,44 +121,6 @@ pub struct Store {
     root: PathBuf,
 }
 
-/// A directory below `tmp/` that goes away with this value, or with its process.
-#[derive(Debug)]
-pub struct Workspace {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl Workspace {
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for Workspace {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
-        let _ = fs::remove_file(self.path.with_extension("lock"));
-    }
-}
-
-/// A lock that one process holds; released when dropped.
-#[derive(Debug)]
-pub struct Held(#[allow(dead_code)] File);
-
-/// A lock file that is removed with the lock.
-#[derive(Debug)]
-pub struct Named {
-    path: PathBuf,
-    _file: File,
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
 fn fail(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError::Io { what, path, source }
@@ -162,19 +131,30 @@ impl Store {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(fail("make", &root))?;
-        let format = root.join("format");
-        match fs::read_to_string(&format) {
-            Ok(text) if text.trim() == FORMAT.to_string() => {}
-            Ok(text) => {
-                return Err(StoreError::Newer {
-                    path: root,
-                    found: text.trim().to_owned(),
-                });
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(&root)?,
-            Err(error) => return Err(fail("read", &format)(error)),
+        if !Self::is_made(&root)? {
+            Self::create(&root)?;
         }
         Ok(Store { root })
+    }
+
+    /// The store as it is, for who only looks: where none was made yet it is an empty one, and none is made.
+    pub fn look(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let root = root.into();
+        Self::is_made(&root)?;
+        Ok(Store { root })
+    }
+
+    fn is_made(root: &Path) -> Result<bool, StoreError> {
+        let format = root.join("format");
+        match fs::read_to_string(&format) {
+            Ok(text) if text.trim() == FORMAT.to_string() => Ok(true),
+            Ok(text) => Err(StoreError::Newer {
+                path: root.to_owned(),
+                found: text.trim().to_owned(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(fail("read", &format)(error)),
+        }
     }
 
     fn create(root: &Path) -> Result<(), StoreError> {
@@ -212,7 +192,8 @@ impl Store {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(fail("make", &path))?;
         }
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        // Whoever could walk in here could run the setuid programs of every image as the host's root.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o710);
         fs::set_permissions(root, mode).map_err(fail("protect", root))?;
         write_durably(&root.join("format"), format!("{FORMAT}\n").as_bytes())
     }
@@ -230,90 +211,6 @@ impl Store {
     /// Where a layer's files are.
     pub fn layer_path(&self, chain: &Digest) -> PathBuf {
         self.root.join("layers").join(chain.hex())
-    }
-
-    /// A locked directory below `tmp/`; leftovers of dead processes are removed first.
-    pub fn workspace(&self) -> Result<Workspace, StoreError> {
-        let tmp = self.root.join("tmp");
-        fs::create_dir_all(&tmp).map_err(fail("make", &tmp))?;
-        self.clean_tmp(&tmp)?;
-        for attempt in 0u32.. {
-            let path = tmp.join(format!("{}-{attempt}", std::process::id()));
-            let lock_path = path.with_extension("lock");
-            let lock = match OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&lock_path)
-            {
-                Ok(lock) => lock,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(error) => return Err(fail("make", &lock_path)(error)),
-            };
-            if lock.try_lock().is_err() {
-                continue;
-            }
-            if fs::create_dir(&path).is_err() {
-                continue;
-            }
-            return Ok(Workspace { path, _lock: lock });
-        }
-        Err(fail("make a workspace in", &tmp)(
-            io::ErrorKind::AlreadyExists.into(),
-        ))
-    }
-
-    fn clean_tmp(&self, tmp: &Path) -> Result<(), StoreError> {
-        for item in fs::read_dir(tmp).map_err(fail("list", tmp))?.flatten() {
-            let path = item.path();
-            let lock = match path.extension() {
-                Some(extension) if extension == "lock" => path.clone(),
-                _ => path.with_extension("lock"),
-            };
-            match File::open(&lock) {
-                Ok(file) if file.try_lock().is_err() => continue,
-                Ok(_) => {
-                    let _ = fs::remove_dir_all(path.with_extension(""));
-                    let _ = fs::remove_file(&lock);
-                }
-                Err(_) => {
-                    let _ = fs::remove_dir_all(&path);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits for the only right to fetch or unpack this digest.
-    pub fn lock_digest(&self, digest: &Digest) -> Result<Named, StoreError> {
-        let path = self
-            .root
-            .join("blobs")
-            .join(format!(".{}.lock", digest.hex()));
-        loop {
-            let file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .map_err(fail("open", &path))?;
-            file.lock().map_err(fail("lock", &path))?;
-            // The holder before us removed the file: then this lock is on nothing.
-            let same = match (file.metadata(), fs::metadata(&path)) {
-                (Ok(held), Ok(named)) => held.ino() == named.ino() && held.dev() == named.dev(),
-                _ => false,
-            };
-            if same {
-                return Ok(Named { path, _file: file });
-            }
-        }
-    }
-
-    /// Keeps [`Store::sweep`] away while images are added or a container is made.
-    pub fn hold(&self) -> Result<Held, StoreError> {
-        let path = self.root.join("sweep.lock");
-        let file = open_lock(&path)?;
-        file.lock_shared().map_err(fail("lock", &path))?;
-        Ok(Held(file))
     }
 
     /// Whether these bytes are here (they were checked when they came).
@@ -417,16 +314,13 @@ impl Store {
     pub fn images(&self) -> Result<Vec<Image>, StoreError> {
         let directory = self.root.join("images");
         let mut images = Vec::new();
-        for item in fs::read_dir(&directory).map_err(fail("list", &directory))? {
-            let path = item.map_err(fail("list", &directory))?.path();
-            let Some(id) = path
-                .file_stem()
-                .and_then(|name| name.to_str())
+        for name in list(&directory)? {
+            if let Some(id) = name
+                .strip_suffix(".json")
                 .and_then(|hex| Digest::from_hex(hex).ok())
-            else {
-                continue;
-            };
-            images.push(self.image(&id)?);
+            {
+                images.push(self.image(&id)?);
+            }
         }
         images.sort_by(|left, right| left.id.cmp(&right.id));
         Ok(images)
@@ -598,15 +492,6 @@ impl Store {
     }
 }
 
-fn open_lock(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(fail("open", path))
-}
-
 fn list(directory: &Path) -> Result<Vec<String>, StoreError> {
     let items = match fs::read_dir(directory) {
         Ok(items) => items,
@@ -620,45 +505,6 @@ fn list(directory: &Path) -> Result<Vec<String>, StoreError> {
         .collect();
     names.sort();
     Ok(names)
-}
-
-fn sync_directory(path: &Path) {
-    // Not every file system can; the rename itself was done.
-    if let Ok(directory) = File::open(path) {
-        let _ = directory.sync_all();
-    }
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
-    fs::rename(from, to).map_err(fail("move a file to", to))?;
-    sync_directory(to.parent().unwrap_or(Path::new("/")));
-    Ok(())
-}
-
-/// Temporary name, sync, rename, sync of the directory: old content or new, never half.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let mut file = File::create(&temporary).map_err(fail("make", &temporary))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        let _ = fs::remove_file(&temporary);
-        return Err(fail("write", path)(error));
-    }
-    rename(&temporary, path)
-}
-
-/// [`write_durably`] of a value as JSON.
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let mut bytes = serde_json::to_vec(value).map_err(|source| StoreError::Record {
-        path: path.to_owned(),
-        source,
-    })?;
-    bytes.push(b'\n');
-    write_durably(path, &bytes)
 }
 
 #[cfg(test)]
@@ -685,17 +531,20 @@ mod tests {
     }
 
     #[test]
-    fn workspaces_of_the_dead_are_removed_and_those_of_the_living_kept() {
+    fn looking_makes_nothing_and_finds_nothing_where_nothing_is() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let dead = dir.path().join("tmp/4-0");
-        fs::create_dir(&dead).unwrap();
-        let living = store.workspace().unwrap();
-        let second = store.workspace().unwrap();
-        assert!(!dead.exists() && living.path().exists() && second.path().exists());
-        let path = living.path().to_owned();
-        drop(living);
-        assert!(!path.exists());
+        let root = dir.path().join("store");
+        let store = Store::look(&root).unwrap();
+        assert!(store.images().unwrap().is_empty() && store.references().unwrap().is_empty());
+        assert!(matches!(store.find("web"), Err(StoreError::NoSuchImage(_))));
+        assert!(!root.exists());
+        Store::open(&root).unwrap().put_blob(b"x").unwrap();
+        assert!(Store::look(&root).unwrap().has_blob(&Digest::of(b"x")));
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&root).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o710);
+        fs::write(root.join("format"), "2\n").unwrap();
+        assert!(matches!(Store::look(&root), Err(StoreError::Newer { .. })));
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! From the flags of `run` and `create` to a container's record.
 
+mod mounts;
+mod text;
+
 use super::args::{Args, ArgsError, Flag, switch, value};
 use super::{Failure, names};
-use crate::container::{Bind, Config, Port, Restart};
+use crate::container::{Config, Restart};
 use crate::host::{self, Host};
 use crate::monitor::launch;
 use crate::options::Options;
 use crate::time;
+use mounts::{devices, volumes};
 use oci_image::manifest::ImageConfig;
 use oci_image::store::Image;
 use oci_runtime::plan::{Resources, Ulimit};
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use text::{bytes, command_line, env_entry, env_file, merge_env, pairs, ports, ulimit};
 
 /// Flags of `run` and `create`.
 pub const FLAGS: &[Flag] = &[
@@ -109,122 +111,6 @@ fn bad(flag: &str, value: &str, why: impl Into<String>) -> Failure {
     .into()
 }
 
-/// A number of bytes: `512m`, `1g`, `64kb`, `-1`.
-pub fn bytes(text: &str) -> Option<i64> {
-    let lower = text.to_ascii_lowercase();
-    let digits = lower
-        .find(|c: char| c.is_ascii_alphabetic())
-        .unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(digits);
-    let shift = match unit.trim_end_matches("ib").trim_end_matches('b') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        _ => return None,
-    };
-    if let Ok(whole) = number.parse::<i64>() {
-        return whole.checked_mul(1 << shift);
-    }
-    let number: f64 = number.parse().ok()?;
-    let value = number * f64::from(2u32).powi(shift);
-    (value.is_finite() && (0.0..9e18).contains(&value)).then_some(value as i64)
-}
-
-/// `[ip:][host[-range]:]container[-range][/protocol]`.
-pub fn ports(text: &str) -> Option<Vec<Port>> {
-    let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_ascii_lowercase();
-    if protocol != "tcp" && protocol != "udp" {
-        return None;
-    }
-    let parts: Vec<&str> = rest.split(':').collect();
-    let (ip, host, container) = match parts[..] {
-        [container] => ("", "", container),
-        [host, container] => ("", host, container),
-        [ip, host, container] => (ip, host, container),
-        _ => return None,
-    };
-    let host_ip = if ip.is_empty() {
-        None
-    } else {
-        Some(ip.parse::<Ipv4Addr>().ok()?)
-    };
-    let (first, last) = range(container)?;
-    let host_range = if host.is_empty() {
-        None
-    } else {
-        Some(range(host)?)
-    };
-    if host_range.is_some_and(|(low, high)| high - low != last - first) {
-        return None;
-    }
-    Some(
-        (first..=last)
-            .map(|port| Port {
-                host_ip,
-                host_port: host_range.map(|(low, _)| low + (port - first)),
-                container_port: port,
-                protocol: protocol.clone(),
-            })
-            .collect(),
-    )
-}
-
-fn range(text: &str) -> Option<(u16, u16)> {
-    let (low, high) = text.split_once('-').unwrap_or((text, text));
-    let (low, high): (u16, u16) = (low.parse().ok()?, high.parse().ok()?);
-    (low > 0 && low <= high).then_some((low, high))
-}
-
-/// Lines `KEY=value` or `KEY`, `#` comments.
-fn env_file(text: &str, caller: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
-    text.lines()
-        .map(str::trim_start)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .filter_map(|line| env_entry(line, caller))
-        .collect()
-}
-
-fn env_entry(entry: &str, caller: &dyn Fn(&str) -> Option<String>) -> Option<String> {
-    if entry.contains('=') {
-        return Some(entry.to_owned());
-    }
-    caller(entry).map(|value| format!("{entry}={value}"))
-}
-
-fn merge_env(env: &mut Vec<String>, entry: String) {
-    let key = entry.split('=').next().unwrap_or_default();
-    env.retain(|known| known.split('=').next() != Some(key));
-    env.push(entry);
-}
-
-fn ulimit(text: &str) -> Option<Ulimit> {
-    let (name, limits) = text.split_once('=')?;
-    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
-    let number = |text: &str| match text {
-        "-1" | "unlimited" => Some(u64::MAX),
-        other => other.parse().ok(),
-    };
-    let (soft, hard) = (number(soft)?, number(hard)?);
-    (soft <= hard).then(|| Ulimit {
-        name: name.to_owned(),
-        soft,
-        hard,
-    })
-}
-
-fn pairs(entries: &[String]) -> BTreeMap<String, String> {
-    entries
-        .iter()
-        .map(|entry| {
-            let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
-            (key.to_owned(), value.to_owned())
-        })
-        .collect()
-}
-
 /// Makes the record; volumes that are named and missing are made too.
 pub fn config(
     host: &Host,
@@ -263,10 +149,14 @@ pub fn config(
     };
     let security = security(args)?;
     let mut config = Config {
-        name: args.get("name").map_or_else(
-            || names::random(&id),
-            |name| name.trim_start_matches('/').to_owned(),
-        ),
+        // An empty one is what a unit's variable leaves that nobody set.
+        name: args
+            .get("name")
+            .filter(|name| !name.is_empty())
+            .map_or_else(
+                || names::random(&id),
+                |name| name.trim_start_matches('/').to_owned(),
+            ),
         created: time::now(),
         image: typed.clone(),
         image_id: image.id.to_string(),
@@ -278,9 +168,7 @@ pub fn config(
         user: args
             .get("user")
             .map_or_else(|| run.user.clone(), str::to_owned),
-        workdir: args
-            .get("workdir")
-            .map_or_else(|| run.working_dir.clone(), str::to_owned),
+        workdir: work_directory(args)?.unwrap_or_else(|| run.working_dir.clone()),
         hostname,
         tty: args.on("tty"),
         stdin: args.on("interactive")
@@ -340,6 +228,17 @@ pub fn config(
     Ok(config)
 }
 
+/// `-w`, which must be absolute.
+pub(super) fn work_directory(args: &Args) -> Result<Option<String>, Failure> {
+    match args.get("workdir") {
+        Some(path) if path.starts_with('/') => Ok(Some(path.to_owned())),
+        Some("") | None => Ok(None),
+        Some(path) => Err(Failure::daemon(format!(
+            "the working directory '{path}' is invalid, it needs to be an absolute path"
+        ))),
+    }
+}
+
 /// Variables of `--env-file` and `-e`.
 pub(super) fn environment(args: &Args) -> Result<Vec<String>, Failure> {
     let caller = |key: &str| std::env::var(key).ok();
@@ -355,27 +254,6 @@ pub(super) fn environment(args: &Args) -> Result<Vec<String>, Failure> {
             .filter_map(|entry| env_entry(entry, &caller)),
     );
     Ok(env)
-}
-
-fn command_line(
-    entrypoint: Option<&str>,
-    command: &[String],
-    run: &oci_image::manifest::RunConfig,
-) -> (Vec<String>, Vec<String>) {
-    match entrypoint {
-        Some("") => (
-            Vec::new(),
-            if command.is_empty() {
-                run.cmd.clone()
-            } else {
-                command.to_vec()
-            },
-        ),
-        // Another program: the image's arguments were for its own.
-        Some(program) => (vec![program.to_owned()], command.to_vec()),
-        None if command.is_empty() => (run.entrypoint.clone(), run.cmd.clone()),
-        None => (run.entrypoint.clone(), command.to_vec()),
-    }
 }
 
 fn exposed(args: &Args, run: &oci_image::manifest::RunConfig) -> Vec<String> {
@@ -427,146 +305,6 @@ fn publish(args: &Args, config: &mut Config) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn volumes<'a>(
-    host: &Host,
-    args: &Args,
-    config: &mut Config,
-    of_image: impl Iterator<Item = &'a String>,
-) -> Result<(), Failure> {
-    for entry in args.all("volumes-from") {
-        let (name, mode) = entry.split_once(':').unwrap_or((entry, "rw"));
-        for mut bind in host.find(name)?.config.binds {
-            if mode == "ro" {
-                bind.options.retain(|option| option != "rw");
-                bind.options.push("ro".into());
-            }
-            bind.anonymous = false;
-            config.binds.push(bind);
-        }
-    }
-    for text in args.all("volume") {
-        let bind = bind(host, text)?;
-        config.binds.retain(|known| known.target != bind.target);
-        config.binds.push(bind);
-    }
-    for target in of_image {
-        if !config.binds.iter().any(|known| known.target == *target)
-            && !config.tmpfs.contains_key(target)
-        {
-            config.binds.push(volume(host, None, target, Vec::new())?);
-        }
-    }
-    Ok(())
-}
-
-fn bind(host: &Host, text: &str) -> Result<Bind, Failure> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts[..] {
-        [target] => (None, target, ""),
-        [source, target] => (Some(source), target, ""),
-        [source, target, options] => (Some(source), target, options),
-        _ => {
-            return Err(Failure::daemon(format!(
-                "invalid volume specification: '{text}'"
-            )));
-        }
-    };
-    if !target.starts_with('/') || target == "/" {
-        return Err(Failure::daemon(format!(
-            "invalid volume specification: '{text}': invalid mount config: mount path must be absolute and not '/'"
-        )));
-    }
-    let mut words = Vec::new();
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        match option {
-            "ro" | "rw" | "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
-                words.push(option.to_owned());
-            }
-            // Labels of SELinux and docker's copy switches have no meaning here.
-            "z" | "Z" | "nocopy" | "copy" | "cached" | "delegated" | "consistent" => {}
-            _ => return Err(Failure::daemon(format!("invalid mode: {option}"))),
-        }
-    }
-    match source {
-        Some(path) if path.starts_with('/') => {
-            let path = PathBuf::from(path);
-            if !path.exists() {
-                std::fs::create_dir_all(&path).map_err(|error| {
-                    Failure::io(&format!("make the directory {}", path.display()), error)
-                })?;
-            }
-            Ok(Bind {
-                source: path,
-                target: target.to_owned(),
-                options: words,
-                volume: None,
-                anonymous: false,
-            })
-        }
-        Some(path) if path.starts_with('.') || path.contains('/') => Err(Failure::daemon(format!(
-            "create {path}: \"{path}\" includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
-        ))),
-        named => volume(host, named, target, words),
-    }
-}
-
-fn volume(
-    host: &Host,
-    name: Option<&str>,
-    target: &str,
-    options: Vec<String>,
-) -> Result<Bind, Failure> {
-    let anonymous = name.is_none();
-    let name = match name {
-        Some(name) => {
-            crate::container::check_name(name).map_err(|_| {
-                Failure::daemon(format!(
-                    "create {name}: volume name is too short or has invalid characters"
-                ))
-            })?;
-            name.to_owned()
-        }
-        None => host::random_id().map_err(|error| Failure::io("name a volume", error))?,
-    };
-    let directory = host.data.join("volumes").join(&name);
-    let data = directory.join("_data");
-    if !data.exists() {
-        std::fs::create_dir_all(&data).map_err(|error| Failure::io("make a volume", error))?;
-        oci_image::store::write_json(
-            &directory.join("volume.json"),
-            &serde_json::json!({"name": name, "created": time::now()}),
-        )?;
-    }
-    Ok(Bind {
-        source: data,
-        target: target.to_owned(),
-        options,
-        volume: Some(name),
-        anonymous,
-    })
-}
-
-fn devices(args: &Args) -> Result<Vec<oci_runtime::devices::Device>, Failure> {
-    let mut devices = Vec::new();
-    for text in args.all("device") {
-        let parts: Vec<&str> = text.split(':').collect();
-        let is_access = |word: &str| !word.is_empty() && word.chars().all(|c| "rwm".contains(c));
-        let (source, target, access) = match parts[..] {
-            [source] => (source, source, "rwm"),
-            [source, access] if is_access(access) => (source, source, access),
-            [source, target] => (source, target, "rwm"),
-            [source, target, access] if is_access(access) => (source, target, access),
-            _ => return Err(bad("device", text, "should be host[:container][:rwm]")),
-        };
-        if !source.starts_with('/') || !target.starts_with('/') {
-            return Err(bad("device", text, "paths must be absolute"));
-        }
-        let device = launch::device(Path::new(source), target, access);
-        devices.push(device.map_err(|error| Failure::daemon(format!("error gathering device information while adding custom device \"{source}\": {error}")))?);
-    }
-    Ok(devices)
 }
 
 fn restart(args: &Args) -> Result<Restart, Failure> {
@@ -668,121 +406,5 @@ fn stop_signal(args: &Args, of_image: Option<&str>) -> Result<String, Failure> {
     match super::signals::number(name) {
         Some(_) => Ok(name.to_owned()),
         None => Err(Failure::daemon(format!("Invalid signal: {name}"))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    type Shown = (Option<String>, Option<u16>, u16, String);
-
-    fn shown(text: &str) -> Option<Vec<Shown>> {
-        Some(
-            ports(text)?
-                .into_iter()
-                .map(|port| {
-                    (
-                        port.host_ip.map(|ip| ip.to_string()),
-                        port.host_port,
-                        port.container_port,
-                        port.protocol,
-                    )
-                })
-                .collect(),
-        )
-    }
-
-    #[test]
-    fn published_ports_are_read() {
-        assert_eq!(
-            shown("9200:9200"),
-            Some(vec![(None, Some(9200), 9200, "tcp".into())])
-        );
-        assert_eq!(
-            shown("127.0.0.1::80/udp"),
-            Some(vec![(Some("127.0.0.1".into()), None, 80, "udp".into())])
-        );
-        assert_eq!(shown("80"), Some(vec![(None, None, 80, "tcp".into())]));
-        assert_eq!(shown("8000-8001:80-81").map(|all| all.len()), Some(2));
-        for text in [
-            "",
-            "0:80",
-            "x",
-            "80:",
-            "1:2:3:4",
-            "8000-8001:80",
-            "80/sctp",
-            "70000:80",
-            "9-8",
-        ] {
-            assert_eq!(shown(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_and_limits_are_read() {
-        for (text, expected) in [
-            ("512m", Some(512 << 20)),
-            ("1G", Some(1 << 30)),
-            ("64kb", Some(64 << 10)),
-            ("1.5g", Some(3 << 29)),
-            ("-1", Some(-1)),
-            ("x", None),
-            ("1q", None),
-        ] {
-            assert_eq!(bytes(text), expected, "{text}");
-        }
-        assert_eq!(
-            ulimit("nofile=1024:2048"),
-            Some(Ulimit {
-                name: "nofile".into(),
-                soft: 1024,
-                hard: 2048
-            })
-        );
-        assert_eq!(ulimit("nofile=2:1"), None);
-    }
-
-    #[test]
-    fn environment_comes_from_flags_files_and_the_caller() {
-        let caller = |key: &str| (key == "HOME").then(|| "/h".to_owned());
-        assert_eq!(
-            env_file("# c\nA=b\n\nHOME\nNOPE\n", &caller),
-            ["A=b", "HOME=/h"]
-        );
-        let mut env = vec!["A=1".to_owned(), "B=2".to_owned()];
-        merge_env(&mut env, "A=3".into());
-        assert_eq!(env, ["B=2", "A=3"]);
-    }
-
-    #[test]
-    fn the_command_replaces_what_docker_replaces() {
-        let run = oci_image::manifest::RunConfig {
-            entrypoint: vec!["e".into()],
-            cmd: vec!["c".into()],
-            ..Default::default()
-        };
-        let own = |words: &[&str]| {
-            words
-                .iter()
-                .map(|word| (*word).to_owned())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(command_line(None, &[], &run), (own(&["e"]), own(&["c"])));
-        assert_eq!(
-            command_line(None, &own(&["x"]), &run),
-            (own(&["e"]), own(&["x"]))
-        );
-        assert_eq!(command_line(Some("p"), &[], &run), (own(&["p"]), own(&[])));
-        assert_eq!(command_line(Some(""), &[], &run), (own(&[]), own(&["c"])));
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_survived(text in "[-0-9a-z:/.=]{0,24}") {
-            let _ = (ports(&text), bytes(&text), ulimit(&text));
-        }
     }
 }
