@@ -40,6 +40,7 @@ pub(crate) enum Check {
     Pattern,
     ReadOnly,
     Misplaced,
+    Unit,
 }
 
 /// One finding at one place of the input.

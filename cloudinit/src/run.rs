@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::apply::{Applier, NetworkRestart, Patience, Root, Summary, Units, accounts};
 use crate::config::{self, CloudConfig};
 use crate::datasource::http::Client;
-use crate::finding::Report;
+use crate::finding::{Check, Level, Report};
 use crate::input::{self, Input};
 use crate::metadata::{self, Addresses, MetaData};
 use crate::plan::{self, Change, Facts};
@@ -46,12 +46,25 @@ pub struct Prepared {
 /// What belongs to one document beside its bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Companion {
+    /// What messages call the document; empty: user-data.
+    pub name: String,
     /// Meta-data to be merged.
     pub meta: MetaData,
     /// Name of the key sets.
     pub key_set: String,
     /// Files made from network settings.
     pub network_files: Vec<(String, String)>,
+}
+
+impl Companion {
+    fn say(&self, message: impl std::fmt::Display) -> String {
+        let name = if self.name.is_empty() {
+            "user-data"
+        } else {
+            &self.name
+        };
+        format!("{name}: {message}")
+    }
 }
 
 impl Session<'_> {
@@ -61,7 +74,8 @@ impl Session<'_> {
         let input = match input::classify(bytes) {
             Ok(input) => input,
             Err(error) => {
-                self.remember(&mut prepared.errors, telemetry::chain(&error));
+                let message = with.say(telemetry::chain(&error));
+                self.remember(&mut prepared.errors, message);
                 Input::Empty
             }
         };
@@ -87,28 +101,33 @@ impl Session<'_> {
             }
             Input::Unknown => {
                 let report = input::validate(b"x");
-                self.remember(&mut out.errors, report.findings[0].to_string());
+                let finding = &report.findings[0];
+                let message = with.say(format!("line {}: {}", finding.line, finding.message));
+                self.remember(&mut out.errors, message);
                 self.prepare_config(CloudConfig::default(), with, out);
             }
-            Input::Document(text) => match self.document(&text) {
+            Input::Document(text) => match self.document(&text, with) {
                 Ok(config) => self.prepare_config(config, with, out),
                 Err(error) => {
-                    self.remember(&mut out.errors, telemetry::chain(&error));
+                    let message = with.say(telemetry::chain(&error));
+                    self.remember(&mut out.errors, message);
                     self.prepare_config(CloudConfig::default(), with, out);
                 }
             },
             Input::Script(text) => {
                 self.prepare_config(CloudConfig::default(), with, out);
                 let (script, missing) = subst::substitute_script(&text, &self.variables(""));
-                self.warn_missing(&missing);
+                warn_missing(&missing, with);
                 out.changes.extend(plan::plan_script(script));
             }
             Input::Parts(parts, notes) => {
-                notes.iter().for_each(|note| tracing::warn!("{note}"));
+                for note in notes {
+                    tracing::warn!("{}", with.say(note));
+                }
                 self.prepare_parts(parts, with, depth, out);
             }
             Input::Include(urls) => {
-                let parts = self.included(&urls, depth, out);
+                let parts = self.included(&urls, with, depth, out);
                 self.prepare_parts(parts, with, depth + 1, out);
             }
         }
@@ -125,6 +144,7 @@ impl Session<'_> {
                 with.clone()
             } else {
                 Companion {
+                    name: with.say(format!("part {}", index + 1)),
                     key_set: format!("{}-part{}", with.key_set, index + 1),
                     ..Companion::default()
                 }
@@ -133,9 +153,15 @@ impl Session<'_> {
         }
     }
 
-    fn included(&self, urls: &[String], depth: usize, out: &mut Prepared) -> Vec<Input> {
+    fn included(
+        &self,
+        urls: &[String],
+        with: &Companion,
+        depth: usize,
+        out: &mut Prepared,
+    ) -> Vec<Input> {
         if depth >= MAX_INCLUDE {
-            let message = "documents include each other too deeply".to_owned();
+            let message = with.say("documents include each other too deeply");
             self.remember(&mut out.errors, message);
             return Vec::new();
         }
@@ -150,16 +176,17 @@ impl Session<'_> {
             match input {
                 Ok(input) => parts.push(input),
                 Err(error) => {
-                    self.remember(&mut out.errors, format!("#include {url}: {error}"));
+                    let message = with.say(format!("#include {url}: {error}"));
+                    self.remember(&mut out.errors, message);
                 }
             }
         }
         parts
     }
 
-    fn document(&self, text: &str) -> Result<CloudConfig, config::ConfigError> {
+    fn document(&self, text: &str, with: &Companion) -> Result<CloudConfig, config::ConfigError> {
         if !self.offline {
-            log_report(&config::validate(text));
+            log_report(&config::validate(text), with);
         }
         let Some(mut root) = config::tree(text)? else {
             return Ok(CloudConfig::default());
@@ -167,15 +194,9 @@ impl Session<'_> {
         let hostname = root.get_text("hostname").unwrap_or_default().to_owned();
         if !self.offline {
             let missing = subst::substitute_tree(&mut root, &self.variables(&hostname));
-            self.warn_missing(&missing);
+            warn_missing(&missing, with);
         }
         config::from_tree(&root)
-    }
-
-    fn warn_missing(&self, missing: &[Missing]) {
-        for Missing { name, line } in missing {
-            tracing::warn!("line {line}: ${name} has no value; it is replaced by nothing");
-        }
     }
 
     fn variables(&self, hostname: &str) -> Variables {
@@ -199,11 +220,14 @@ impl Session<'_> {
 
     fn prepare_config(&self, mut config: CloudConfig, with: &Companion, out: &mut Prepared) {
         if let Some(note) = metadata::merge(&mut config, &with.meta) {
-            tracing::warn!("{note}");
+            tracing::warn!("{}", with.say(note));
         }
         match self.facts(&config, with) {
             Ok(facts) => out.changes.extend(plan::plan(&config, &facts)),
-            Err(error) => self.remember(&mut out.errors, telemetry::chain(&error)),
+            Err(error) => {
+                let message = with.say(telemetry::chain(&error));
+                self.remember(&mut out.errors, message);
+            }
         }
     }
 
@@ -280,10 +304,25 @@ fn keys_of_json(body: &[u8]) -> Result<Vec<String>, String> {
     Ok(list.iter().filter_map(key).collect())
 }
 
-/// Writes findings to the log.
-pub(crate) fn log_report(report: &Report) {
+fn warn_missing(missing: &[Missing], with: &Companion) {
+    for Missing { name, line } in missing {
+        let message = with.say(format!(
+            "line {line}: ${name} has no value; it is replaced by nothing"
+        ));
+        tracing::warn!("{message}");
+    }
+}
+
+/// Writes findings to the log. What is no YAML at all is said as the error that it is.
+fn log_report(report: &Report, with: &Companion) {
     for finding in &report.findings {
-        tracing::warn!("{finding}");
+        let message = with.say(format!("line {}: {}", finding.line, finding.message));
+        match finding.level {
+            _ if finding.check == Check::Yaml => {}
+            Level::Error => tracing::error!("{message}"),
+            Level::Warning => tracing::warn!("{message}"),
+            Level::Info => tracing::info!("{message}"),
+        }
     }
 }
 

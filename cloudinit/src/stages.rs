@@ -74,6 +74,17 @@ enum Origin {
 }
 
 impl Origin {
+    /// What messages call its document.
+    fn name(self) -> &'static str {
+        match self {
+            Origin::Vendor => "vendor-data",
+            Origin::Oem => OEM_DOCUMENT,
+            Origin::Install => INSTALL_DOCUMENT,
+            Origin::Platform => "user-data",
+            Origin::Url => "document of cloud-config-url=",
+        }
+    }
+
     /// Each origin has key sets of its own, so that none takes another's keys away.
     fn key_set(self, base: &str) -> String {
         match self {
@@ -315,6 +326,7 @@ fn companion(
 ) -> Companion {
     let platform = origin == Origin::Platform;
     Companion {
+        name: origin.name().to_owned(),
         meta: if platform {
             meta.clone()
         } else {

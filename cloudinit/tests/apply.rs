@@ -220,7 +220,7 @@ fn one_undecodable_content_rejects_the_document() {
         "#cloud-config\nhostname: doc\nwrite_files:\n- path: /a\n  encoding: b64\n  content: '!'\n";
     let prepared = session.prepare(document.as_bytes(), &with);
     assert_eq!(prepared.errors.len(), 1);
-    assert!(prepared.errors[0].starts_with("line 6: content of /a cannot be decoded"));
+    assert!(prepared.errors[0].starts_with("user-data: line 6: content of /a cannot be decoded"));
     // The meta-data is applied nevertheless.
     assert!(prepared.changes.contains(&Change::SetHostname {
         name: "meta".into()
@@ -384,7 +384,8 @@ fn a_broken_document_does_not_stop_the_others() {
     let (report, _) = stage(&machine, Stage::Config, "");
     assert_eq!(report.errors.len(), 1);
     assert!(
-        report.errors[0].starts_with("cannot read the document: line 2"),
+        report.errors[0]
+            .starts_with("/usr/share/oem/cloud-config.yml: cannot read the document: line 2"),
         "{:?}",
         report.errors
     );

@@ -111,12 +111,19 @@ fn ec2_is_read_with_a_token() {
 fn ec2_without_tokens_is_read_plainly() {
     let server = Server::new(&EC2[1..], None);
     check_ec2(&server.fetch(Kind::Ec2).unwrap());
-    assert!(Source::Cloud(Kind::Ec2, server.base.clone()).is_available());
+    assert_eq!(
+        Source::Cloud(Kind::Ec2, server.base.clone()).unavailable(),
+        None
+    );
     let gone = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    assert!(!Source::Cloud(Kind::Ec2, format!("http://{gone}/")).is_available());
+    assert!(
+        Source::Cloud(Kind::Ec2, format!("http://{gone}/"))
+            .unavailable()
+            .is_some()
+    );
 }
 
 #[test]

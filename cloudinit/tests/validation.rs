@@ -86,7 +86,7 @@ fn unknown_keys_are_warnings_at_every_level() {
         &["line 2: warning: unrecognized key \"hostnam\""],
     );
     check(
-        "#cloud-config\ncoreos:\n  etcd2:\n    nam-e: a\n  units:\n  - name: a\n    drop-ins:\n    - nam: x\n",
+        "#cloud-config\ncoreos:\n  etcd2:\n    nam-e: a\n  units:\n  - name: a.service\n    drop-ins:\n    - nam: x\n",
         &[
             "line 4: warning: unrecognized key \"nam_e\"",
             "line 8: warning: unrecognized key \"nam\"",
@@ -120,7 +120,7 @@ fn wrong_types_are_named() {
         ("coreos: a", "coreos", "struct"),
         ("coreos: {units: {a: b}}", "units", "[]struct"),
         (
-            "coreos: {units: [{name: a, enable: \"yes\"}]}",
+            "coreos: {units: [{name: a.service, enable: \"yes\"}]}",
             "enable",
             "bool",
         ),
@@ -146,7 +146,7 @@ fn values_with_a_form_are_checked() {
             "invalid value rw",
         ),
         (
-            "coreos: {units: [{name: a, command: go}]}",
+            "coreos: {units: [{name: a.service, command: go}]}",
             "invalid value go",
         ),
         ("coreos: {etcd2: {proxy: maybe}}", "invalid value maybe"),
@@ -218,6 +218,60 @@ fn old_and_misplaced_things() {
             "line 4: warning: reboot strategy best-effort is old: it means etcd-lock where etcd or fleet is set up, else reboot",
         ],
     );
+}
+
+#[test]
+fn bad_units_are_named_with_the_line_of_their_text() {
+    let unit = |rest: &str| format!("#cloud-config\ncoreos:\n  units:\n  - name: {rest}");
+    let text = unit(
+        "a.service\n    content: |\n      [Service]\n      ExecStart=/bin/true\n      Restart=maybe\n      Colour=red\n      nonsense\n",
+    );
+    let report = validate(text.as_bytes());
+    let got: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+    assert_eq!(got.len(), 3, "{got:?}");
+    for (got, line, words) in [
+        (&got[0], 8, "Restart="),
+        (
+            &got[1],
+            9,
+            "unknown key \"Colour\" in section [Service], ignored",
+        ),
+        (&got[2], 10, ""),
+    ] {
+        let start = format!("line {line}: warning: a.service: ");
+        assert!(got.starts_with(&start) && got.contains(words), "{got}");
+    }
+    check(
+        &unit("a.service\n    content: \"[Unit]\\nDescription=x\"\n"),
+        &["line 5: error: a.service: has no ExecStart=, which only Type=oneshot may lack"],
+    );
+    check(
+        &unit("a.servic\n    command: start\n"),
+        &["line 4: warning: unit name \"a.servic\" does not end in a unit type such as .service"],
+    );
+    // A drop-in needs no ExecStart=, an address is anything, and other files are not units.
+    check(
+        &unit(
+            "a.service\n    drop-ins:\n    - name: 1.conf\n      content: |\n        [Service]\n        Nice=5\n  - name: b.socket\n    content: |\n      [Socket]\n      ListenStream=$private_ipv4:80\n      ListenStream=/run/x\n  - name: eth.network\n    content: '[Match]'\n  - name: c.service\n    command: start\n",
+        ),
+        &[],
+    );
+    check(
+        &unit(
+            "a.service\n    drop-ins:\n    - name: 1.conf\n      content: |\n        [Service]\n\n        Nice=many\n",
+        ),
+        &["line 10: warning: a.service: Nice= \"many\" is not a number in range, line ignored"],
+    );
+}
+
+#[test]
+fn the_examples_have_no_findings() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
+    for name in ["elasticsearch", "etcd-member", "worker-bare-metal"] {
+        let bytes = std::fs::read(dir.join(format!("{name}.yml"))).unwrap();
+        let report = validate(&bytes);
+        assert!(report.findings.is_empty(), "{name}: {report:?}");
+    }
 }
 
 #[test]

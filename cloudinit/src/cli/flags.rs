@@ -99,7 +99,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     text(
         "timeout",
         "SECONDS",
-        "longest wait for a source (300), or for network and addresses in a stage (60)",
+        "longest wait for a source (300; 0 with -validate, -dry-run), or for network and addresses in a stage (60)",
     ),
     text(
         "root",
@@ -176,21 +176,26 @@ pub(crate) fn parse(args: &[String]) -> Result<(Given, Vec<String>), String> {
 /// The help text.
 pub(crate) fn help() -> String {
     let mut text = String::from(
-        "Applies cloud-config user data to this machine.\n\n\
-         Usage: flotilla-cloudinit [flags]\n       \
+        "Applies cloud-config user data to this machine: host name, users, keys, files, units.\n\n\
+         Usage: flotilla-cloudinit -from-… SOURCE [flags]\n       \
+         flotilla-cloudinit -stage STAGE [flags]\n       \
          flotilla-cloudinit completion bash|zsh|fish\n\nFlags (one or two dashes):\n",
     );
-    for flag in FLAGS {
-        let name = match flag.value {
+    let shown: Vec<String> = FLAGS
+        .iter()
+        .map(|flag| match flag.value {
             Some(value) => format!("-{} {value}", flag.name),
             None => format!("-{}", flag.name),
-        };
-        text.push_str(&format!("  {name:<26} {}\n", flag.help));
+        })
+        .collect();
+    let width = shown.iter().map(String::len).max().unwrap_or_default();
+    for (name, flag) in shown.iter().zip(FLAGS) {
+        text.push_str(&format!("  {name:<width$}  {}\n", flag.help));
     }
     text.push_str(
         "\nExamples:\n  flotilla-cloudinit -validate -from-file user-data.yml\n  \
          flotilla-cloudinit -dry-run -from-file user-data.yml\n  \
-         flotilla-cloudinit -from-file user-data.yml\n\n\
+         sudo flotilla-cloudinit -from-file user-data.yml\n\n\
          Exit status: 0 done, 1 failed or findings, 2 wrong usage.\n",
     );
     text

@@ -157,10 +157,14 @@ fn finish(summary: &crate::apply::Summary, errors: &[String], ignore: bool) -> E
         "finished"
     );
     if errors.is_empty() || ignore {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+        return ExitCode::SUCCESS;
     }
+    if errors.iter().any(|error| error.contains("line ")) {
+        eprintln!(
+            "hint: {PROGRAM} -validate -from-file FILE checks user data before a machine gets it"
+        );
+    }
+    ExitCode::FAILURE
 }
 
 /// Sources named by flags.
@@ -228,12 +232,15 @@ fn plain(given: &Given) -> ExitCode {
         Ok(sources) => sources,
         Err(message) => return usage(&message),
     };
-    let limit = match seconds(given, 300) {
+    // Somebody who only wants to look has mistyped a name, and no drive is on its way.
+    let looks = given.is_set("validate") || given.is_set("dry-run");
+    let limit = match seconds(given, if looks { 0 } else { 300 }) {
         Ok(limit) => limit,
         Err(message) => return usage(&message),
     };
-    let Some(source) = first_available(&sources, limit) else {
-        return fail("no source of user data is available");
+    let source = match first_available(&sources, limit) {
+        Ok(source) => source,
+        Err(why) => return fail(&format!("no source of user data is available: {why}")),
     };
     tracing::info!("reading {source}");
     let fetched = match source.fetch() {
@@ -289,6 +296,7 @@ fn apply(given: &Given, root: &Root, fetched: &Fetched, convert: bool) -> ExitCo
     if !fetched.vendor_data.is_empty() {
         let key_set = format!("{key_set}-vendor");
         let with = Companion {
+            name: "vendor-data".to_owned(),
             key_set,
             ..Companion::default()
         };
@@ -297,6 +305,7 @@ fn apply(given: &Given, root: &Root, fetched: &Fetched, convert: bool) -> ExitCo
         changes.extend(prepared.changes);
     }
     let with = Companion {
+        name: "user-data".to_owned(),
         meta: fetched.meta.clone(),
         key_set,
         network_files,

@@ -9,6 +9,7 @@ mod extensions;
 pub(crate) mod options;
 pub(crate) mod pattern;
 pub(crate) mod reader;
+mod unit_text;
 mod users;
 
 use std::path::{Component, Path, PathBuf};
@@ -560,6 +561,7 @@ fn units(parent: &mut Fields<'_, '_>) -> Vec<Unit> {
             }
         }
         fields.finish();
+        unit_text::check(&unit, item, parent.findings);
         units.push(unit);
     }
     units

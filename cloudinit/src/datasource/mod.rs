@@ -92,14 +92,25 @@ impl std::fmt::Display for Source {
 }
 
 impl Source {
-    /// Whether the source can be asked now.
-    pub fn is_available(&self) -> bool {
+    /// Why the source cannot be asked now; none if it can.
+    pub fn unavailable(&self) -> Option<String> {
         match self {
-            Source::File(path) => path.exists(),
-            Source::ConfigDrive(path) | Source::NoCloud(path) => path.is_dir(),
-            Source::Url(url) => Client::new().once().get(url).is_ok(),
-            Source::Cloud(kind, base) => cloud::is_available(*kind, base),
-            Source::ProcCmdline => cmdline::config_url(&kernel_words()).is_some(),
+            Source::File(path) => path.metadata().err().map(|e| e.to_string()),
+            Source::ConfigDrive(path) | Source::NoCloud(path) => match path.metadata() {
+                Ok(meta) if meta.is_dir() => None,
+                Ok(_) => Some("not a directory".to_owned()),
+                Err(error) => Some(error.to_string()),
+            },
+            Source::Url(url) => {
+                let answer = Client::new().once().get(url);
+                answer.err().map(|e| telemetry::chain(&e))
+            }
+            Source::Cloud(kind, base) => {
+                (!cloud::is_available(*kind, base)).then(|| "no answer".to_owned())
+            }
+            Source::ProcCmdline => cmdline::config_url(&kernel_words())
+                .is_none()
+                .then(|| "it has no cloud-config-url=".to_owned()),
         }
     }
 
@@ -132,17 +143,30 @@ impl Source {
     }
 }
 
-/// Asks all sources until one answers: at once, after 100 ms, then at doubling pauses up to 30 s.
-pub fn first_available(sources: &[Source], limit: Duration) -> Option<&Source> {
+/// Asks all sources until one answers: at once, after 100 ms, then at doubling pauses up to 30 s. When none did, why
+/// each of them did not.
+pub fn first_available(sources: &[Source], limit: Duration) -> Result<&Source, String> {
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(100);
     loop {
-        if let Some(source) = sources.iter().find(|s| s.is_available()) {
-            return Some(source);
+        let mut reasons = Vec::new();
+        for source in sources {
+            match source.unavailable() {
+                None => return Ok(source),
+                Some(why) => reasons.push(format!("{source}: {why}")),
+            }
         }
         let now = Instant::now();
         if now >= deadline || !sources.iter().any(Source::may_change) {
-            return None;
+            return Err(reasons.join("; "));
+        }
+        // The first round is over at once; from the second on somebody may wonder.
+        if pause == Duration::from_millis(200) {
+            let seconds = limit.as_secs();
+            tracing::info!(
+                "waiting up to {seconds} s for a source: {}",
+                reasons.join("; ")
+            );
         }
         std::thread::sleep(pause.min(deadline - now));
         pause = (pause * 2).min(Duration::from_secs(30));

@@ -11,7 +11,7 @@
 mod show;
 pub use show::render;
 pub mod text;
-mod units;
+pub(crate) mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -83,7 +83,7 @@ fn plain_name(name: &str) -> bool {
 }
 
 /// `X.service.d/Y.conf`: a drop-in written as a unit, which an old platform did.
-fn drop_in_name(name: &str) -> bool {
+pub(crate) fn drop_in_name(name: &str) -> bool {
     match name.split_once('/') {
         Some((dir, file)) => {
             let unit = dir.strip_suffix(".d").unwrap_or_default();
