@@ -72,28 +72,19 @@ const V3_ONLY: &[&str] = &[
 ];
 /// Verbs of v2 that are done here.
 pub const VERBS: &[(&str, &str)] = &[
-    ("cluster-health", "check the health of the etcd cluster"),
-    ("mk", "make a new key with a given value"),
-    ("mkdir", "make a new directory"),
-    ("rm", "remove a key or a directory"),
-    (
-        "rmdir",
-        "removes the key if it is an empty directory or a key-value pair",
-    ),
-    ("get", "retrieve the value of a key"),
-    ("ls", "retrieve a directory"),
-    ("set", "set the value of a key"),
-    (
-        "setdir",
-        "create a new directory or update an existing directory TTL",
-    ),
-    ("update", "update an existing key with a given value"),
-    ("updatedir", "update an existing directory"),
-    ("watch", "watch a key for changes"),
-    (
-        "exec-watch",
-        "watch a key for changes and exec an executable",
-    ),
+    ("cluster-health", "say how each member is"),
+    ("mk", "make a key that must not be there yet"),
+    ("mkdir", "make a directory"),
+    ("rm", "remove a key, with -r a directory and all in it"),
+    ("rmdir", "remove an empty directory, or a key"),
+    ("get", "print a value"),
+    ("ls", "list a directory"),
+    ("set", "write a value, whatever was there"),
+    ("setdir", "make a directory, or a directory of a key"),
+    ("update", "write a key that must be there"),
+    ("updatedir", "give a directory another TTL"),
+    ("watch", "wait for a change and print it"),
+    ("exec-watch", "run a program at each change"),
     (
         "member",
         "list the members (add, remove and update are etcd v3's)",

@@ -105,6 +105,11 @@ pub fn main() -> ExitCode {
 
 fn fail(failed: Failed) -> ExitCode {
     eprintln!("{}", failed.1);
+    if failed.1.contains("etcd cluster is unavailable") {
+        eprintln!(
+            "hint: is etcd running here (systemctl status etcd2), with enough members (etcdctl cluster-health)? --endpoints names other servers"
+        );
+    }
     ExitCode::from(failed.0)
 }
 
@@ -395,16 +400,54 @@ fn timeout(line: &Line, name: &str, seconds: u64) -> Result<Duration, Failed> {
     }
 }
 
+const OPTIONS: &[(&str, &str)] = &[
+    (
+        "--endpoints URL,…",
+        "servers to ask (also -C, --endpoint, --peers; ETCDCTL_ENDPOINTS); else 127.0.0.1, ports 2379 and 4001",
+    ),
+    (
+        "--ttl SECONDS",
+        "set, mk, mkdir, …: the key goes by itself after this time",
+    ),
+    ("--swap-with-value V", "set: only if V is the value now"),
+    (
+        "--swap-with-index N",
+        "set: only if N is the modified index now",
+    ),
+    ("--with-value V", "rm: only if V is the value now"),
+    ("--with-index N", "rm: only if N is the modified index now"),
+    ("-r, --recursive", "ls, rm, watch: everything below, too"),
+    ("--dir", "rm: an empty directory"),
+    (
+        "-p, --sort",
+        "ls: a slash behind directories; sorted (it always is)",
+    ),
+    (
+        "--in-order",
+        "mk: a key with a rising number in the directory",
+    ),
+    ("-f, --forever", "watch: go on after the first change"),
+    ("--after-index N", "watch: from this index on"),
+    ("-o simple|extended|json", "how answers are printed"),
+    ("-u USER:PASSWORD", "who asks (ETCDCTL_USERNAME)"),
+    (
+        "--timeout 2s",
+        "for each server; --total-timeout 5s for all",
+    ),
+];
+
 fn help() -> String {
     let mut text = "Usage: etcdctl [OPTIONS] VERB [ARGUMENTS …]\n\nThe verbs of etcd's v2 API on the v3 keyspace. A key is a path; a directory is everything below it.\n\nVerbs:\n".to_owned();
     for (verb, what) in VERBS {
         text += &format!("  {verb:<16} {what}\n");
     }
-    text += "\nOptions: --endpoints URL,… (also --endpoint --peers -C; ETCDCTL_ENDPOINTS)  --ttl SECONDS\n  \
-             --swap-with-value V  --swap-with-index N  --with-value V  --with-index N  -r --recursive  -p  --sort  --dir\n  \
-             --forever  --after-index N  --in-order  -o simple|extended|json  -u USER:PASSWORD  --timeout 2s\n\n\
-             Verbs that only v3 has (put del txn lease endpoint snapshot …), and everything with ETCDCTL_API=3, are done by\n\
-             etcd's own client.\n\nExample: etcdctl set /services/web/1 '{\"port\":80}' --ttl 60\n\
+    text += "\nOptions (also behind the arguments):\n";
+    for (option, what) in OPTIONS {
+        text += &format!("  {option:<24} {what}\n");
+    }
+    text += "\nVerbs that only v3 has (put del txn lease endpoint snapshot …), and everything with ETCDCTL_API=3, are done by\n\
+             etcd's own client.\n\nExamples:\n  etcdctl set /services/web/1 '{\"port\":80}' --ttl 60\n  etcdctl ls --recursive /services\n  \
+             etcdctl cluster-health\n\nExit status: 0 done, 1 bad arguments, 2 no connection, 3 unknown verb, 4 the server says no, 5 not healthy.\n\
              Completion: etcdctl completion bash|zsh|fish\n";
     text
 }

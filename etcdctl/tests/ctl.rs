@@ -264,8 +264,57 @@ fn without_a_server_the_status_is_2() {
         error.starts_with("Error:  client: etcd cluster is unavailable or misconfigured"),
         "{error}"
     );
+    assert!(
+        error.contains(&format!("127.0.0.1:{port}")) && error.contains("\nhint: is etcd running"),
+        "{error}"
+    );
     let output = run("https://127.0.0.1:1", &["get", "x"], "");
     assert_eq!(output.status.code(), Some(1));
+}
+
+/// What etcd-launch says and how it exits, on settings that cannot be and on a port that is taken.
+#[test]
+fn bad_settings_are_named_with_their_variable() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let taken = taken.local_addr().expect("address");
+    let url = format!("http://{taken}");
+    for (settings, words) in [
+        (
+            &[("ETCD_PROXY", "on")][..],
+            "ETCD_PROXY=on needs ETCD_INITIAL_CLUSTER",
+        ),
+        (
+            &[("ETCD_PROXY", "maybe")],
+            "ETCD_PROXY=maybe: one of on, readonly, off",
+        ),
+        (
+            &[("ETCD_LISTEN_CLIENT_URLS", "foo")],
+            "ETCD_LISTEN_CLIENT_URLS: \"foo\" is not an URL",
+        ),
+        (
+            &[
+                ("ETCD_PROXY", "on"),
+                ("ETCD_INITIAL_CLUSTER", "a=http://127.0.0.1:1"),
+                ("ETCD_LISTEN_CLIENT_URLS", &url),
+            ],
+            &format!("failed to listen on {taken}: Address already in use"),
+        ),
+    ] {
+        let mut command = Command::new(LAUNCH);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETCD_")) {
+            command.env_remove(name);
+        }
+        let output = command
+            .envs(settings.iter().copied())
+            .output()
+            .expect("etcd-launch");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{settings:?}: {error}");
+        assert!(
+            error.contains(words) && error.contains("\nhint: "),
+            "{settings:?}: {error}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

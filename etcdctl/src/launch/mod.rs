@@ -69,8 +69,12 @@ fn hint(err: &LaunchError) -> Option<&'static str> {
         LaunchError::OldData { .. } => Some(
             "migrate it with etcd 3.3's tools (https://etcd.io/docs/v3.3/op-guide/v2-migration/) or move it away",
         ),
+        LaunchError::Plan(_) => Some(
+            "systemctl cat etcd2 shows where the variable is set (coreos.etcd2 of the user data ends up there)",
+        ),
+        LaunchError::Exec(_) => Some("the package etcd-server brings it"),
         LaunchError::Proxy(ProxyError::Listen { .. }) => {
-            Some("another etcd or proxy may be running")
+            Some("another etcd or proxy may be running: ss -ltnp shows who has the port")
         }
         _ => None,
     }
