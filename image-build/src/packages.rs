@@ -109,6 +109,7 @@ impl Apt {
         for d in [
             "state/lists/partial",
             "cache/archives/partial",
+            "etc/apt.conf.d",
             "etc/preferences.d",
         ] {
             fs::create_dir_all(dir.join(d))?;
