@@ -32,7 +32,7 @@ use crate::tool::{Run, Tools};
 #[command(
     name = "image-build",
     version,
-    after_help = "Example:\n  image-build build --programs target/release --init target/x86_64-unknown-linux-gnu/release --out build/image"
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 a locked version is gone from the mirror.\n\nExample:\n  image-build build --programs target/release --init target/x86_64-unknown-linux-gnu/release --out build/image"
 )]
 struct Cli {
     /// Directory of image-build's own data: packages.toml, packages.lock, prune.txt, rootfs/.
@@ -44,6 +44,9 @@ struct Cli {
     /// Download and work cache.
     #[arg(long, global = true, default_value = "build/cache")]
     cache: PathBuf,
+    /// Package lock [default: packages.lock in the data directory].
+    #[arg(long, global = true)]
+    lock: Option<PathBuf>,
     #[command(subcommand)]
     command: Cmd,
 }
@@ -79,13 +82,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("image-build: {e:#}");
+            if e.is::<packages::Gone>() {
+                return ExitCode::from(3);
+            }
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    let lock = cli.data.join("packages.lock");
+    let lock = cli
+        .lock
+        .clone()
+        .unwrap_or_else(|| cli.data.join("packages.lock"));
     fs::create_dir_all(&cli.cache)?;
     match &cli.command {
         Cmd::UpdateLock => {

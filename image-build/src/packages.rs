@@ -44,6 +44,14 @@ pub struct Locked {
     pub sha256: String,
 }
 
+/// Versions that the lock names and no index has any more: Debian keeps the newest ones only.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the mirror does not have all of: {0}\nhint: a locked version is gone; run `cargo xtask image update-lock`, or give a \
+     snapshot that still has it with --mirror URL"
+)]
+pub struct Gone(pub String);
+
 /// Reads `packages.toml`.
 pub fn wanted(file: &Path) -> Result<Wanted> {
     let text =
@@ -244,13 +252,18 @@ impl Apt {
         }
         // Old indexes do not know new versions, and the other way round: look once more.
         self.update()?;
-        self.command("apt-get").current_dir(into).args(["download", "-q"]).args(&specs).run().with_context(|| {
-            format!(
-                "the mirror does not have all of: {}\nhint: a locked version may be gone; run `cargo xtask image update-lock`, \
-                 or give a snapshot that still has it with --mirror URL",
-                specs.join(" ")
-            )
-        })
+        let again = self
+            .command("apt-get")
+            .current_dir(into)
+            .args(["download", "-q"])
+            .args(&specs)
+            .run();
+        match again {
+            Err(e) if format!("{e:#}").contains("was not found") => {
+                Err(e).context(Gone(specs.join(" ")))
+            }
+            other => other.context("cannot download the packages"),
+        }
     }
 
     fn keep(&self, l: &Locked, dir: &Path) -> Result<()> {

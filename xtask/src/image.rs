@@ -99,31 +99,84 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
     }
     let _ = fs::remove_file(stamp);
     image_build(Path::new("build/image"), mirror, &[])?;
-    fs::write(stamp, key)?;
+    fs::write(stamp, inputs()?)?;
     Ok(())
 }
 
 /// Runs image-build on what was compiled, into `out`.
 fn image_build(out: &Path, mirror: Option<&str>, env: &[(&str, &str)]) -> Result<()> {
     let release = target_dir().join("release");
-    let mut c = Command::new(release.join("image-build"));
-    c.arg("build")
-        .arg("--programs")
-        .arg(&release)
-        .arg("--init")
-        .arg(static_dir())
-        .arg("--out")
-        .arg(out)
-        .envs(env.iter().copied());
     let (id, epoch) = commit();
-    c.args(["--build-id", &id, "--epoch", &epoch]);
-    if let Some(m) = mirror {
-        c.args(["--mirror", m]);
-    }
-    if !c.status().context("cannot run image-build")?.success() {
-        bail!("the image was not built");
-    }
+    with_lock(mirror, || {
+        let mut c = Command::new(release.join("image-build"));
+        c.arg("build")
+            .arg("--programs")
+            .arg(&release)
+            .arg("--init")
+            .arg(static_dir())
+            .arg("--out")
+            .arg(out)
+            .args(["--build-id", &id, "--epoch", &epoch])
+            .envs(env.iter().copied());
+        c
+    })
+    .context("the image was not built")?;
     Ok(())
+}
+
+/// The lock of the tree, and the one that stands in for it where the mirrors no longer have its versions.
+const LOCK: &str = "image-build/packages.lock";
+const NEWER_LOCK: &str = "build/cache/packages.lock";
+
+/// Runs image-build with the tree's lock; returns its output. Debian keeps only the newest version of a package, so a
+/// checkout of last month may name versions that are gone: then the list is resolved anew, from the same signed indexes,
+/// into a lock of this machine. Said each time, because the image is then not the one that others built.
+fn with_lock(mirror: Option<&str>, command: impl Fn() -> Command) -> Result<String> {
+    let mark = Path::new(NEWER_LOCK).with_extension("instead-of");
+    let tree = fs::read_to_string(LOCK).with_context(|| format!("cannot read {LOCK}"))?;
+    let run = |mut c: Command, newer: bool| -> Result<Option<String>> {
+        if let Some(m) = mirror {
+            c.args(["--mirror", m]);
+        }
+        if newer {
+            c.args(["--lock", NEWER_LOCK]);
+        }
+        let out = c
+            .stderr(std::process::Stdio::inherit())
+            .output()
+            .context("cannot run image-build")?;
+        match out.status.code() {
+            Some(0) => Ok(Some(String::from_utf8_lossy(&out.stdout).into_owned())),
+            Some(3) => Ok(None),
+            _ => bail!("image-build failed"),
+        }
+    };
+    let mut newer = fs::read_to_string(&mark).is_ok_and(|m| m == tree);
+    loop {
+        if newer {
+            eprintln!(
+                "xtask: the mirror has newer packages than {LOCK} names; using {NEWER_LOCK} (`cargo xtask image update-lock` puts them into the tree)"
+            );
+        }
+        if let Some(said) = run(command(), newer)? {
+            return Ok(said);
+        }
+        eprintln!(
+            "xtask: locked versions are gone from the mirror; resolving the package list anew"
+        );
+        let mut c = Command::new(target_dir().join("release/image-build"));
+        c.arg("update-lock");
+        let _ = fs::remove_file(&mark);
+        let changes = run(c, true)?.context("the mirror changes while it is read; try again")?;
+        eprint!("{changes}");
+        fs::write(&mark, &tree)?;
+        if newer {
+            bail!(
+                "the mirror does not have what its own index names; try again later, or another one with --mirror URL"
+            );
+        }
+        newer = true;
+    }
 }
 
 /// Builds the image once more from the same inputs, elsewhere and with another environment, and compares every file:
@@ -181,15 +234,13 @@ pub fn update_lock(mirror: Option<&str>) -> Result<()> {
 
 /// The unpacked peer, a minimal Debian with systemd.
 pub fn peer() -> Result<String> {
-    let out = Command::new(target_dir().join("release/image-build"))
-        .arg("peer")
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot run image-build")?;
-    if !out.status.success() {
-        bail!("the peer was not unpacked");
-    }
-    let dir = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim()).canonicalize()?;
+    let said = with_lock(None, || {
+        let mut c = Command::new(target_dir().join("release/image-build"));
+        c.arg("peer");
+        c
+    })
+    .context("the peer was not unpacked")?;
+    let dir = PathBuf::from(said.trim()).canonicalize()?;
     Ok(dir.display().to_string())
 }
 
@@ -216,7 +267,7 @@ fn inputs() -> Result<String> {
     let mut files = vec![
         target_dir().join("release/image-build"),
         static_dir().join("init"),
-        PathBuf::from("image-build/packages.lock"),
+        PathBuf::from(LOCK),
         PathBuf::from("image-build/prune.txt"),
     ];
     let release = target_dir().join("release");
@@ -225,6 +276,9 @@ fn inputs() -> Result<String> {
         if p.is_file() && p.extension().is_none() {
             files.push(p);
         }
+    }
+    if Path::new(NEWER_LOCK).exists() {
+        files.push(NEWER_LOCK.into());
     }
     walk(Path::new("image-build/rootfs"), &mut files)?;
     files.sort();
