@@ -31,12 +31,14 @@ pub fn etcd_member(number: u8, total: u8) -> String {
         .collect()
 }
 
-/// vendor-data of every machine: the caller's key, and the local registry as a mirror that plain HTTP may reach.
+/// vendor-data of every machine: the caller's key, the local registry as a mirror that plain HTTP may reach, and patience
+/// of fleet with an etcd that is emulated (its default is a second for a request).
 #[must_use]
 pub fn vendor_data(public_key: &str, registry_port: u16) -> String {
     format!(
         "#cloud-config\nssh_authorized_keys:\n  - {public_key}\nwrite_files:\n  - path: /etc/docker/daemon.json\n    content: |\n      \
-         {{\"registry-mirrors\": [\"http://10.0.2.2:{registry_port}\"], \"insecure-registries\": [\"10.0.2.2:{registry_port}\"]}}\n"
+         {{\"registry-mirrors\": [\"http://10.0.2.2:{registry_port}\"], \"insecure-registries\": [\"10.0.2.2:{registry_port}\"]}}\n  \
+         - path: /etc/fleet/fleet.conf\n    content: |\n      etcd_request_timeout=10\n"
     )
 }
 

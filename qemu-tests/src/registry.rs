@@ -65,13 +65,7 @@ impl Registry {
     ///
     /// # Errors
     /// Where the program cannot be read, or the registry refuses it.
-    pub fn publish(&self, name: &str, program: &Path, ports: &[u16]) -> Result<()> {
-        let bytes =
-            fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-        let mut files = BTreeMap::from([("/web".to_string(), Item::File { bytes, mode: 0o755 })]);
-        for dir in ["/tmp", "/etc", "/proc", "/sys", "/dev"] {
-            files.insert(dir.to_string(), Item::Directory);
-        }
+    pub fn publish_web(&self, name: &str, program: &Path, ports: &[u16]) -> Result<()> {
         let first = ports.first().context("an image needs a port")?;
         let run = RunConfig {
             cmd: vec!["/web".into(), first.to_string()],
@@ -82,6 +76,42 @@ impl Registry {
                 .collect(),
             ..RunConfig::default()
         };
+        self.publish(name, program, "/web", &[], run)
+    }
+
+    /// Pushes an image `busybox` of Debian's static busybox, with the applets `applets` in /bin.
+    ///
+    /// # Errors
+    /// As [`Registry::publish_web`].
+    pub fn publish_busybox(&self, applets: &[&str]) -> Result<()> {
+        let run = RunConfig {
+            cmd: vec!["/bin/sh".into()],
+            env: vec!["PATH=/bin".into()],
+            ..RunConfig::default()
+        };
+        let program = Path::new("/bin/busybox");
+        self.publish("busybox", program, "/bin/busybox", applets, run)
+            .context("package busybox-static")
+    }
+
+    /// Pushes an image of one static `program`, at `place`, with `links` to it beside it.
+    fn publish(
+        &self,
+        name: &str,
+        program: &Path,
+        place: &str,
+        links: &[&str],
+        run: RunConfig,
+    ) -> Result<()> {
+        let bytes =
+            fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+        let mut files = BTreeMap::from([(place.to_string(), Item::File { bytes, mode: 0o755 })]);
+        for dir in ["/bin", "/tmp", "/etc", "/proc", "/sys", "/dev"] {
+            files.insert(dir.to_string(), Item::Directory);
+        }
+        for link in links {
+            files.insert(format!("/bin/{link}"), Item::Symlink(place.to_string()));
+        }
         let built = single_layer(&files, run)?;
         let name = format!("127.0.0.1:{}/{name}", self.port).parse()?;
         push_built(&RegistryConfig::default(), &name, &built)?;

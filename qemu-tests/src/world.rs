@@ -60,12 +60,13 @@ impl World {
         })
     }
 
-    /// Starts the registry with `web` (port 8080) and `dockerfile/elasticsearch` (port 9200).
+    /// Starts the registry with `web` (port 8080), `dockerfile/elasticsearch` (port 9200) and `busybox`.
     pub fn with_registry(mut self) -> Result<World> {
         let registry = Registry::start(&self.dir.join("registry"), REGISTRY_PORT, false)?;
         let web = web_program()?;
-        registry.publish("web", &web, &[8080])?;
-        registry.publish("dockerfile/elasticsearch", &web, &[9200, 9300])?;
+        registry.publish_web("web", &web, &[8080])?;
+        registry.publish_web("dockerfile/elasticsearch", &web, &[9200, 9300])?;
+        registry.publish_busybox(&["sh", "cat", "id", "sleep", "tty"])?;
         self.registry = Some(registry);
         Ok(self)
     }

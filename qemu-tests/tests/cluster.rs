@@ -219,7 +219,7 @@ fn the_worker_joins(w: &World, members: &[Machine]) -> anyhow::Result<()> {
         2 * MINUTES,
         "etcdctl get /still/writable | grep -x yes",
     )?;
-    m.ssh("sudo docker pull 10.0.2.2:5000/web && test -n \"$(sudo ls /var/lib/docker/layers)\"")?;
+    m.ssh("docker pull 10.0.2.2:5000/web && test -n \"$(sudo ls /var/lib/docker/layers)\"")?;
     assert!(m.ssh("cat /etc/hosts")?.contains("worker7") && m.ssh("id ops")?.contains("docker"));
     assert_eq!(
         m.ssh("sysctl -n fs.inotify.max_user_watches; stat -c '%a %U' /opt/bin/wait-for-disk")?,
@@ -237,7 +237,7 @@ fn the_worker_joins(w: &World, members: &[Machine]) -> anyhow::Result<()> {
     )?;
     let again = m.wait_until("the data disk again", 2 * MINUTES, DATA_DISK)?;
     assert_eq!(again, disk, "formatted once only");
-    assert!(m.ssh("sudo docker images")?.contains("10.0.2.2:5000/web"));
+    assert!(m.ssh("docker images")?.contains("10.0.2.2:5000/web"));
     members[1].wait_until(
         "the worker in fleet again",
         3 * MINUTES,

@@ -113,6 +113,38 @@ fn debians_own_systemctl_and_journalctl_work() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// User core, of the group docker, needs no sudo: its commands run as root in dockerd's charge, with its own streams, in its
+/// own control group. Whoever is not in the group is told so.
+#[test]
+fn users_of_the_group_docker_run_containers() -> anyhow::Result<()> {
+    let w = World::new("core")?.with_registry()?;
+    let m = w.boot(1, "#cloud-config\nusers:\n  - name: guest\n")?;
+    m.ssh("docker pull 10.0.2.2:5000/busybox")?;
+    let said = m.ssh("echo over stdin | docker run --rm -i -e WHO -v $HOME:/home:ro 10.0.2.2:5000/busybox sh -c 'cat; id -u; echo $WHO; tty; exit 5'; echo status=$?")?;
+    assert_eq!(said, "over stdin\n0\n\nnot a tty\nstatus=5\n");
+    let tty = m
+        .ssh_command()
+        .arg("-tt")
+        .arg("docker run --rm -it 10.0.2.2:5000/busybox tty")
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    assert!(
+        String::from_utf8_lossy(&tty.stdout).contains("/dev/pts/0"),
+        "{tty:?}"
+    );
+    let said = m.ssh("docker run --rm 10.0.2.2:5000/busybox /bin/nosuch 2>/dev/null; echo $?; cd /tmp && docker run -d --name s 10.0.2.2:5000/busybox sleep 1000 >/dev/null && docker ps --format '{{.Names}}'; timeout 2 docker logs -f s; echo $?; pgrep -f 'docker logs' | wc -l; docker kill s")?;
+    assert_eq!(said, "127\ns\n124\n0\ns\n");
+    // A container of a session has a scope of its own, not dockerd's.
+    m.ssh("docker start s >/dev/null; systemctl list-units --no-pager --plain 'container-*.scope' | grep -q running; docker rm -f s")?;
+    let refused = m.try_ssh("sudo -u guest docker ps")?;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        refused.status.code() == Some(125) && why.contains("group docker") && why.contains("hint:"),
+        "{why}"
+    );
+    Ok(())
+}
+
 /// kill -9 of each daemon: it is back by itself, no service or container restarted, no line logged before is lost.
 #[test]
 fn killed_daemons_come_back_and_nothing_else_restarts() -> anyhow::Result<()> {

@@ -1,11 +1,13 @@
 //! `dockerd`: resolves the service's options and answers on the passed sockets.
 //!
-//! First boot's share of the engine API: `/_ping`, `/version`, `/info`; the rest is 501 with a message. One
-//! thread, one poll, no timers. A request has 5 s to be sent; connections beyond 64 wait in the kernel.
+//! First boot's share of the engine API: `/_ping`, `/version`, `/info`; the rest is 501 with a message. Commands of
+//! users who are not root: [`crate::relay`]. One thread, one poll, no timers. A request has 5 s to be sent;
+//! connections beyond 64 wait in the kernel.
 
 use crate::cli::{self, Context};
 use crate::host::{self, Host};
 use crate::options::{FILES, Options};
+use crate::relay::{self, Sessions};
 use rustix::event::{PollFd, PollFlags};
 use serde_json::json;
 use std::io::{self, Read, Write};
@@ -87,8 +89,9 @@ pub fn serve(arguments: &[String]) -> Result<(), DaemonError> {
     }
     let _ = sd_daemon::notify(&[
         sd_daemon::State::Ready,
-        sd_daemon::State::Status("serving version and info"),
+        sd_daemon::State::Status("serving version and info, and commands of the group docker"),
     ]);
+    let mut sessions = Sessions::default();
     loop {
         let mut fds: Vec<PollFd<'_>> = std::iter::once(PollFd::new(&stop, PollFlags::IN))
             .chain(
@@ -97,6 +100,7 @@ pub fn serve(arguments: &[String]) -> Result<(), DaemonError> {
                     .map(|socket| PollFd::new(socket, PollFlags::IN)),
             )
             .collect();
+        fds.extend(sessions.poll_fds());
         match rustix::event::poll(&mut fds, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
@@ -106,12 +110,21 @@ pub fn serve(arguments: &[String]) -> Result<(), DaemonError> {
             let _ = sd_daemon::notify(&[sd_daemon::State::Stopping]);
             return Ok(());
         }
-        let ready: Vec<bool> = fds[1..].iter().map(|fd| !fd.revents().is_empty()).collect();
+        let ready: Vec<bool> = fds[1..=sockets.len()]
+            .iter()
+            .map(|fd| !fd.revents().is_empty())
+            .collect();
+        drop(fds);
+        sessions.turn(relay::enter_command);
         for (socket, _) in sockets.iter().zip(ready).filter(|(_, ready)| *ready) {
-            if let Ok(connection) =
+            let Ok(connection) =
                 rustix::net::accept_with(socket, rustix::net::SocketFlags::CLOEXEC)
-                && let Err(error) = answer(&context, connection)
-            {
+            else {
+                continue;
+            };
+            if relay::is_relay(socket.as_fd()) {
+                sessions.accept(connection);
+            } else if let Err(error) = answer(&context, connection) {
                 tracing::debug!(%error, "a request was not answered");
             }
         }

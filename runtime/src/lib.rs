@@ -14,6 +14,7 @@
 //! - [`container`]: the record of a container on disk and what is true of it now.
 //! - [`cli`]: the `docker` command; [`monitor`]: the monitor; [`protocol`]: what they say to each other.
 //! - [`place`]: which control group a container lives in; [`network`]: bridge, addresses, ports.
+//! - [`relay`]: commands of users who are not root, run by dockerd.
 //! - [`template`]: `--format`; [`time`]: times as docker prints them.
 //!
 //! What must stay true: no state lives in a process only. A killed monitor, command or dockerd loses nothing:
@@ -32,5 +33,6 @@ pub mod network;
 pub mod options;
 pub mod place;
 pub mod protocol;
+pub mod relay;
 pub mod template;
 pub mod time;

@@ -178,7 +178,7 @@ fn bring_up(
     let (key, public) = machine::ssh_key(dir)?;
     let registry = Registry::start(&dir.join("registry"), 5000, true)?;
     state.record("registry", registry.pid());
-    registry.publish("web", &image::static_dir().join("web"), &[8080])?;
+    registry.publish_web("web", &image::static_dir().join("web"), &[8080])?;
     let lan = Segment::start(dir, true)?;
     for pid in lan.pids() {
         state.record("lan", pid);

@@ -23,6 +23,7 @@ fn main() {
             println!("dockerd {}", env!("CARGO_PKG_VERSION"));
             0
         }
+        Some(runtime::relay::ENTER) => runtime::relay::enter(&words[1..]),
         Some("containers-restore" | "--restore-containers") => restore(),
         _ => match daemon::serve(&words) {
             Ok(()) => 0,

@@ -2,7 +2,8 @@
 //!
 //! [`main`] finds the command (both spellings: `docker ps`, `docker container ls`), reads its flags and runs it.
 //! Errors go to stderr in docker's words; exit codes: 125 our own failure of `run` and `create`, 126 and 127 a
-//! command that cannot be run, else what the container's process gave; 1 for other commands.
+//! command that cannot be run, else what the container's process gave; 1 for other commands. A user who is not root
+//! gets the command run by dockerd: [`crate::relay`].
 
 pub mod args;
 mod attach;
@@ -126,6 +127,9 @@ pub fn main(words: &[String]) -> i32 {
             "docker: permission denied: docker {name} is for root (there is no daemon that does it for you)\nhint: sudo docker {name} …"
         );
         return trouble;
+    }
+    if !rustix::process::geteuid().is_root() && !matches!(command.name, "version" | "completion") {
+        return crate::relay::call(std::path::Path::new(crate::relay::SOCKET), &words);
     }
     let (options, warnings) = Options::current();
     for warning in warnings {
