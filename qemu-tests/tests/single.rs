@@ -136,7 +136,7 @@ fn users_of_the_group_docker_run_containers() -> anyhow::Result<()> {
     assert_eq!(said, "127\ns\n124\n0\ns\n");
     // A container of a session has a scope of its own, not dockerd's.
     m.ssh("docker start s >/dev/null; systemctl list-units --no-pager --plain 'container-*.scope' | grep -q running; docker rm -f s")?;
-    let refused = m.try_ssh("sudo -u guest docker ps")?;
+    let refused = m.try_ssh("cd / && sudo -u guest docker run 10.0.2.2:5000/busybox true")?;
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
         refused.status.code() == Some(125) && why.contains("group docker") && why.contains("hint:"),

@@ -69,8 +69,8 @@ const PASSED: [i32; 7] = [
     signal_hook::consts::SIGWINCH,
 ];
 
-/// Runs `docker WORDS` through dockerd and returns its exit status; 125 with a message where that cannot be.
-pub fn call(socket: &Path, words: &[String]) -> i32 {
+/// Runs `docker WORDS` through dockerd and returns its exit status; `trouble`, with a message, where that cannot be.
+pub fn call(socket: &Path, words: &[String], trouble: i32) -> i32 {
     match try_call(socket, words) {
         Ok(code) => code,
         Err(error) => {
@@ -84,10 +84,11 @@ pub fn call(socket: &Path, words: &[String]) -> i32 {
                 _ => "try sudo docker",
             };
             eprintln!(
-                "docker: failed to run the command as root through {}: {error}\nhint: {hint}",
+                "docker: permission denied: docker {} is for root, and {} does not run it as root: {error}\nhint: {hint}",
+                words.first().map_or("", String::as_str),
                 socket.display()
             );
-            125
+            trouble
         }
     }
 }

@@ -28,7 +28,9 @@ pub use system::{API, info_value, version_value};
 
 use crate::host::Host;
 use crate::options::Options;
+use crate::relay;
 use args::{Args, ArgsError, Flag};
+use std::path::Path;
 
 /// What a command works with.
 #[derive(Debug)]
@@ -122,14 +124,7 @@ pub fn main(words: &[String]) -> i32 {
             .conclude(command.name, command.usage);
     }
     if command.root && !rustix::process::geteuid().is_root() {
-        let name = command.name;
-        eprintln!(
-            "docker: permission denied: docker {name} is for root (there is no daemon that does it for you)\nhint: sudo docker {name} …"
-        );
-        return trouble;
-    }
-    if !rustix::process::geteuid().is_root() && !matches!(command.name, "version" | "completion") {
-        return crate::relay::call(std::path::Path::new(crate::relay::SOCKET), &words);
+        return relay::call(Path::new(relay::SOCKET), &words, trouble);
     }
     let (options, warnings) = Options::current();
     for warning in warnings {
@@ -263,7 +258,7 @@ fn commands_of(group: &str) -> String {
 }
 
 fn overview() -> String {
-    let mut text = "Usage:  docker COMMAND\n\nContainers without a daemon: each command does its work itself, as root (sudo docker …).\nWho is in the group docker may use those marked * without sudo.\n\nCommands:\n".to_owned();
+    let mut text = "Usage:  docker COMMAND\n\nContainers without a daemon: each command does its work itself, as root. For members of the group docker,\ndocker.service runs it as root; the ones marked * need neither.\n\nCommands:\n".to_owned();
     for command in COMMANDS
         .iter()
         .filter(|command| !command.name.contains(' '))
@@ -271,7 +266,7 @@ fn overview() -> String {
         let mark = if command.root { ' ' } else { '*' };
         text.push_str(&format!(" {mark}{:<12}{}\n", command.name, command.about));
     }
-    text.push_str("\nExample:\n  sudo docker run -d -p 80:8080 --name web registry.example/team/web:1\n  docker ps\n\nRun 'docker COMMAND --help' for more information on a command.\n");
+    text.push_str("\nExample:\n  docker run -d -p 80:8080 --name web registry.example/team/web:1\n  docker ps\n\nRun 'docker COMMAND --help' for more information on a command.\n");
     text
 }
 
