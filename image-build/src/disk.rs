@@ -2,21 +2,17 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use boot_slots::BootState;
+use gpt::{Guid, Partition, SECTOR, TYPE_BIOS, TYPE_ESP, TYPE_LINUX, TYPE_STATE, TYPE_USR};
 
-use crate::gpt::{self, Partition, SECTOR};
 use crate::tool::{Run, Tools};
 
 const MIB: u64 = 1 << 20;
-const KIND_BIOS: &str = "21686148-6449-6E6F-744E-656564454649";
-const KIND_ESP: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
-const KIND_USR: &str = "8484680C-9521-48C6-9C11-B0720656F69E";
-const KIND_LINUX: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
-const KIND_STATE: &str = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709";
 /// GRUB modules of both images.
 const MODULES: &[&str] = &[
     "part_gpt",
@@ -59,14 +55,14 @@ pub struct Parts<'a> {
 }
 
 /// The partition table; sizes are for ever.
-fn layout() -> Vec<(usize, &'static str, &'static str, u64)> {
+fn layout() -> Vec<(u32, &'static str, Guid, u64)> {
     vec![
-        (1, "BIOS-BOOT", KIND_BIOS, MIB),
-        (2, "ESP", KIND_ESP, 1024 * MIB),
-        (3, "USR-A", KIND_USR, 2048 * MIB),
-        (4, "USR-B", KIND_USR, 2048 * MIB),
-        (5, "OEM", KIND_LINUX, 256 * MIB),
-        (9, "STATE", KIND_STATE, 128 * MIB),
+        (1, "BIOS-BOOT", TYPE_BIOS, MIB),
+        (2, "ESP", TYPE_ESP, 1024 * MIB),
+        (3, "USR-A", TYPE_USR, 2048 * MIB),
+        (4, "USR-B", TYPE_USR, 2048 * MIB),
+        (5, "OEM", TYPE_LINUX, 256 * MIB),
+        (9, "STATE", TYPE_STATE, 128 * MIB),
     ]
 }
 
@@ -77,11 +73,11 @@ pub fn build(tools: &Tools, parts: &Parts<'_>, work: &Path, out: &Path) -> Resul
     for (i, (number, label, kind, len)) in layout().into_iter().enumerate() {
         table.push(Partition {
             number,
-            label,
+            label: label.to_owned(),
             kind,
-            guid: format!("f1071111-0000-4000-8000-{:012x}", i + 1),
-            start: at / SECTOR,
-            len: len / SECTOR,
+            guid: format!("f1071111-0000-4000-8000-{:012x}", i + 1).parse()?,
+            first: at / SECTOR,
+            last: (at + len) / SECTOR - 1,
         });
         at += len;
     }
@@ -94,12 +90,10 @@ pub fn build(tools: &Tools, parts: &Parts<'_>, work: &Path, out: &Path) -> Resul
         .open(out)
         .with_context(|| format!("cannot create {}", out.display()))?;
     disk.set_len(bytes)?;
-    gpt::write(
-        &mut disk,
-        bytes / SECTOR,
-        "f1071111-0000-4000-8000-000000000000",
-        &table,
-    )?;
+    let own = "f1071111-0000-4000-8000-000000000000".parse()?;
+    for write in gpt::create(bytes / SECTOR, own, &table)? {
+        disk.write_all_at(&write.bytes, write.offset)?;
+    }
     let find = |label: &str| {
         table
             .iter()
@@ -109,19 +103,25 @@ pub fn build(tools: &Tools, parts: &Parts<'_>, work: &Path, out: &Path) -> Resul
 
     embed_bios_grub(tools, work, &mut disk, find("BIOS-BOOT"))?;
     let esp = work.join("esp.img");
-    make_esp(tools, parts, work, &esp, find("ESP").len * SECTOR)?;
-    copy_sparse(&esp, &mut disk, find("ESP").start * SECTOR)?;
-    if fs::metadata(parts.usr)?.len() > find("USR-A").len * SECTOR {
+    make_esp(tools, parts, work, &esp, find("ESP").sectors() * SECTOR)?;
+    copy_sparse(&esp, &mut disk, find("ESP").first * SECTOR)?;
+    if fs::metadata(parts.usr)?.len() > find("USR-A").sectors() * SECTOR {
         bail!(
             "/usr is larger than its slot of {} MiB",
-            find("USR-A").len * SECTOR / MIB
+            find("USR-A").sectors() * SECTOR / MIB
         );
     }
-    copy_sparse(parts.usr, &mut disk, find("USR-A").start * SECTOR)?;
+    copy_sparse(parts.usr, &mut disk, find("USR-A").first * SECTOR)?;
     for label in ["OEM", "STATE"] {
         let img = work.join(format!("{label}.img"));
-        make_ext4(tools, &img, label, find(label).len * SECTOR, parts.epoch)?;
-        copy_sparse(&img, &mut disk, find(label).start * SECTOR)?;
+        make_ext4(
+            tools,
+            &img,
+            label,
+            find(label).sectors() * SECTOR,
+            parts.epoch,
+        )?;
+        copy_sparse(&img, &mut disk, find(label).first * SECTOR)?;
         fs::remove_file(&img)?;
     }
     fs::remove_file(&esp)?;
@@ -256,11 +256,11 @@ fn embed_bios_grub(tools: &Tools, work: &Path, disk: &mut File, part: &Partition
     )?;
     let mut core = fs::read(&core_path)?;
     let sectors = core.len().div_ceil(512);
-    if sectors as u64 > part.len {
+    if sectors as u64 > part.sectors() {
         bail!("core.img does not fit the BIOS boot partition");
     }
     core.resize(sectors * 512, 0);
-    core[0x1f4..0x1fc].copy_from_slice(&(part.start + 1).to_le_bytes());
+    core[0x1f4..0x1fc].copy_from_slice(&(part.first + 1).to_le_bytes());
     core[0x1fc..0x1fe].copy_from_slice(&u16::try_from(sectors - 1)?.to_le_bytes());
     core[0x1fe..0x200].copy_from_slice(&0x0820u16.to_le_bytes());
     let mut mbr = [0; 512];
@@ -268,11 +268,11 @@ fn embed_bios_grub(tools: &Tools, work: &Path, disk: &mut File, part: &Partition
     disk.read_exact(&mut mbr)?;
     let boot = fs::read(tools.file("usr/lib/grub/i386-pc/boot.img"))?;
     mbr[..0x1b8].copy_from_slice(&boot[..0x1b8]);
-    mbr[0x5c..0x64].copy_from_slice(&part.start.to_le_bytes());
+    mbr[0x5c..0x64].copy_from_slice(&part.first.to_le_bytes());
     mbr[0x66..0x68].copy_from_slice(&[0x90, 0x90]);
     disk.seek(SeekFrom::Start(0))?;
     disk.write_all(&mbr)?;
-    disk.seek(SeekFrom::Start(part.start * SECTOR))?;
+    disk.seek(SeekFrom::Start(part.first * SECTOR))?;
     disk.write_all(&core)?;
     Ok(())
 }

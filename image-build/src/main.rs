@@ -6,7 +6,6 @@
 #![forbid(unsafe_code)]
 
 mod disk;
-mod gpt;
 mod initramfs;
 mod packages;
 mod tool;
@@ -21,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use gpt::Guid;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
@@ -32,7 +32,7 @@ use crate::tool::{Run, Tools};
 #[command(
     name = "image-build",
     version,
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 a locked version is gone from the mirror.\n\nExample:\n  image-build build --programs target/release --init target/x86_64-unknown-linux-gnu/release --out build/image"
+    after_help = "Exit status: 0 done, 1 failed, 2 wrong arguments, 3 a locked version is gone from the mirror.\n\nExample:\n  image-build build --programs target/release --init target/x86_64-unknown-linux-gnu/static --out build/image"
 )]
 struct Cli {
     /// Directory of image-build's own data: packages.toml, packages.lock, prune.txt, rootfs/.
@@ -185,7 +185,7 @@ impl Build<'_> {
         let v = verity::append(
             &usr,
             &salt,
-            &gpt::guid_bytes("f1071111-0000-4000-8000-0000000000aa")?,
+            &"f1071111-0000-4000-8000-0000000000aa".parse::<Guid>()?.0,
         )?;
         let usr_args = format!(
             "flotilla.usrhash={} flotilla.usrdata={} flotilla.usrsalt={} panic=10 oops=panic quiet",

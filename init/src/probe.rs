@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::initramfs::gpt::{Gpt, SECTOR};
+use gpt::{Gpt, SECTOR};
+
+use crate::initramfs::blockdev::Image;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -309,7 +311,7 @@ fn partition(device: &str, out: &mut Found) {
         return;
     };
     let bytes = syscalls::block::size(std::os::fd::AsFd::as_fd(&disk)).unwrap_or(0);
-    if let Some(gpt) = Gpt::read(&disk, bytes) {
+    if let Some(gpt) = Gpt::read(&Image(&disk), bytes) {
         if let Some(found) = gpt.partitions().into_iter().find(|p| p.number == number) {
             out.part_uuid = Some(found.guid.to_string());
             out.part_label = Some(found.label).filter(|l| !l.is_empty());

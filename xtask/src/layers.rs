@@ -17,6 +17,7 @@ pub enum Layer {
 pub const LAYERS: &[(&str, Layer)] = &[
     ("boot-slots", Layer::L0),
     ("fleet-model", Layer::L0),
+    ("gpt", Layer::L0),
     ("init-control", Layer::L0),
     ("unit-engine", Layer::L0),
     ("unit-file", Layer::L0),

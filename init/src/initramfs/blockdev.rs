@@ -1,10 +1,21 @@
 //! Disks and partitions as /sys shows them.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::gpt::{Gpt, Partition};
+use gpt::{Gpt, Partition, ReadAt, SECTOR};
+
+/// A device or image as a partition table's reader takes it.
+#[derive(Debug)]
+pub(crate) struct Image<'a>(pub(crate) &'a File);
+
+impl ReadAt for Image<'_> {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+}
 
 /// A whole disk with a valid partition table.
 #[derive(Clone, Debug)]
@@ -66,11 +77,11 @@ pub(crate) fn disks() -> Vec<Disk> {
 pub(crate) fn read_disk(name: &str) -> Option<Disk> {
     let file = File::open(Path::new("/dev").join(name)).ok()?;
     let fd = std::os::fd::AsFd::as_fd(&file);
-    if syscalls::block::sector_size(fd).ok()? != super::gpt::SECTOR as u32 {
+    if syscalls::block::sector_size(fd).ok()? != SECTOR as u32 {
         return None;
     }
     let bytes = syscalls::block::size(fd).ok()?;
-    let gpt = Gpt::read(&file, bytes)?;
+    let gpt = Gpt::read(&Image(&file), bytes)?;
     Some(Disk {
         name: name.to_owned(),
         bytes,

@@ -6,7 +6,6 @@
 //! hang on the root hash of the command line.
 
 pub(crate) mod blockdev;
-pub(crate) mod gpt;
 mod modules;
 mod state;
 mod switch_root;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use gpt::{Guid, SECTOR, TYPE_LINUX, TYPE_STATE};
 use rustix::mount::{MountFlags, mount, mount_move};
 
-use super::gpt::{self, Guid, SECTOR, TYPE_LINUX, TYPE_STATE};
 use super::{Boot, EARLY_USR, SYSROOT, StageError, blockdev};
 use crate::log::{self, Level, chain};
 
@@ -298,8 +298,8 @@ fn grow_partition(place: Option<&(String, u32)>, first_boot: bool) -> Result<(),
         .write(true)
         .open(disk.node())
         .map_err(StageError::io(what()))?;
-    for (offset, data) in &growth.writes {
-        file.write_all_at(data, *offset)
+    for write in &growth.writes {
+        file.write_all_at(&write.bytes, write.offset)
             .and_then(|()| file.sync_all())
             .map_err(StageError::io(what()))?;
     }

@@ -10,10 +10,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gpt::{ReadAt, TYPE_USR};
 use rustix::mount::{MountFlags, mount};
 use sha2::{Digest, Sha256};
 
-use super::gpt::{ReadAt, TYPE_USR};
 use super::{Boot, EARLY_USR, StageError, blockdev};
 use crate::cmdline::CommandLine;
 use crate::log::{self, Level};
@@ -145,7 +145,7 @@ fn find(expected: &Expected, slot: &str) -> Option<(blockdev::Disk, PathBuf, Str
         let node = disk.partition_node(&partition)?;
         let file = File::open(&node).ok()?;
         expected
-            .matches(&file)
+            .matches(&blockdev::Image(&file))
             .then_some((disk, node, partition.label))
     })
 }
@@ -183,7 +183,7 @@ fn not_found(expected: &Expected) -> StageError {
 /// Binds the image inside the initramfs to a loop device.
 fn attach_image(expected: &Expected) -> Result<PathBuf, StageError> {
     let image = File::open(PXE_IMAGE).map_err(StageError::io(format!("open {PXE_IMAGE}")))?;
-    if !expected.matches(&image) {
+    if !expected.matches(&blockdev::Image(&image)) {
         return Err(StageError::Refused(format!(
             "{PXE_IMAGE} does not have root hash {}",
             hex(&expected.root)
@@ -220,7 +220,7 @@ fn map(expected: &Expected, device: &Path) -> Result<PathBuf, StageError> {
     })?;
     let target = syscalls::dm::Target {
         start: 0,
-        length: expected.data_blocks * (BLOCK / super::gpt::SECTOR),
+        length: expected.data_blocks * (BLOCK / gpt::SECTOR),
         kind: "verity",
         params: &expected.table(&device.display().to_string()),
     };
@@ -305,7 +305,7 @@ mod tests {
         let line =
             format!("flotilla.usrhash={root} flotilla.usrdata={blocks} flotilla.usrsalt={salt}");
         let expected = Expected::from(&CommandLine::parse(&line)).unwrap();
-        assert!(expected.matches(&File::open(file.path()).unwrap()));
+        assert!(expected.matches(&blockdev::Image(&File::open(file.path()).unwrap())));
         assert!(
             expected
                 .table("/dev/vda3")
@@ -314,6 +314,6 @@ mod tests {
         let mut bytes = std::fs::read(file.path()).unwrap();
         bytes[((blocks + 1) * BLOCK) as usize] ^= 1;
         std::fs::write(file.path(), &bytes).unwrap();
-        assert!(!expected.matches(&File::open(file.path()).unwrap()));
+        assert!(!expected.matches(&blockdev::Image(&File::open(file.path()).unwrap())));
     }
 }
