@@ -61,10 +61,8 @@ impl Server {
     }
 
     fn look_at(&mut self, unit: String) {
-        // Not its snapshot at once: that would load a unit that has just been forgotten, which changes it again,
-        // and so on for ever.
         let waiter = Waiter::Changed(unit.clone());
-        let ask = Request::GetUnit { name: unit.clone() };
+        let ask = Request::UnitSnapshot { name: unit.clone() };
         if self.control.ask(ask, waiter).is_ok() {
             self.changes.0.entry(unit).or_default().again = false;
         } else {
@@ -72,27 +70,12 @@ impl Server {
         }
     }
 
-    /// A unit that changed is still there, or its snapshot.
+    /// The snapshot of a unit that changed.
     pub(crate) fn unit_snapshot(&mut self, unit: &str, result: Result<Reply, ControlError>) {
-        match result {
-            Ok(Reply::UnitName(_)) => {
-                let ask = Request::UnitSnapshot {
-                    name: unit.to_owned(),
-                };
-                if self
-                    .control
-                    .ask(ask, Waiter::Changed(unit.to_owned()))
-                    .is_ok()
-                {
-                    return;
-                }
+        if let Ok(Reply::Unit(snapshot)) = result {
+            for message in signals::changed(unit, of_unit(&snapshot, &self.world)) {
+                self.broadcast(message, OUR_NAMES, Audience::Units);
             }
-            Ok(Reply::Unit(snapshot)) => {
-                for message in signals::changed(unit, of_unit(&snapshot, &self.world)) {
-                    self.broadcast(message, OUR_NAMES, Audience::Units);
-                }
-            }
-            _ => {}
         }
         if self.changes.0.get(unit).is_some_and(|held| held.again) {
             self.look_at(unit.to_owned());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use init_control::{BootTimes, JobMode, Signal, Stamp, SystemState};
-use unit_file::settings::{CgroupSettings, ExecSettings};
+use unit_file::settings::{CgroupSettings, ExecSettings, UnitSettings};
 use unit_file::specifier::MachineInfo;
 use unit_file::{UnitName, UnitType};
 
@@ -94,6 +94,7 @@ pub struct Engine {
     /// Which mount units have files (valid for one turn).
     pub(crate) mount_files: HashMap<UnitName, bool>,
     pub(crate) machine: Option<Arc<MachineInfo>>,
+    pub(crate) unit_cache: Vec<Arc<UnitSettings>>,
     pub(crate) exec_cache: Vec<Arc<ExecSettings>>,
     pub(crate) cgroup_cache: Vec<Arc<CgroupSettings>>,
     pub(crate) environment: Vec<String>,
@@ -140,6 +141,7 @@ impl Engine {
             transient_texts: HashMap::new(),
             mount_files: HashMap::new(),
             machine: None,
+            unit_cache: Vec::new(),
             exec_cache: Vec::new(),
             cgroup_cache: Vec::new(),
             environment,
@@ -266,7 +268,9 @@ impl Engine {
 
     fn announce(&mut self, cx: &mut Cx<'_>) {
         for id in std::mem::take(&mut self.new_units) {
-            if let Some(unit) = self.get(id) {
+            if let Some(unit) = self.get_mut(id)
+                && !std::mem::replace(&mut unit.announced, true)
+            {
                 cx.out.push(Action::Broadcast(Signal::UnitNew {
                     unit: unit.name.to_string(),
                 }));

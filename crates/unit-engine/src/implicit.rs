@@ -1,5 +1,7 @@
 //! Dependency edges of a loaded unit: those its files name, and those that follow from its type.
 
+use std::sync::Arc;
+
 use unit_file::settings::{ExecSettings, MountSettings, ServiceType, StdOutput};
 use unit_file::{UnitName, UnitType};
 
@@ -65,7 +67,8 @@ impl Engine {
     }
 
     pub(crate) fn add_dependencies(&mut self, cx: &mut Cx<'_>, id: UnitId, files: &UnitFiles) {
-        let mut settings = std::mem::take(&mut self.unit_mut(id).settings);
+        let mut shared = std::mem::take(&mut self.unit_mut(id).settings);
+        let settings = Arc::make_mut(&mut shared);
         let lists: [(&mut Vec<String>, Deps); 16] = [
             (&mut settings.wants, WANTS),
             (&mut settings.requires, REQUIRES),
@@ -107,13 +110,14 @@ impl Engine {
             self.exec_dependencies(id, &exec);
         }
         settings.requires_mounts_for = mounts;
-        self.unit_mut(id).settings = settings;
+        self.unit_mut(id).settings = shared;
         self.type_dependencies(cx, id);
         self.default_dependencies(id);
-        let mounts = self.unit(id).settings.requires_mounts_for.clone();
-        for path in mounts {
+        let mut shared = std::mem::take(&mut self.unit_mut(id).settings);
+        for path in std::mem::take(&mut Arc::make_mut(&mut shared).requires_mounts_for) {
             self.require_mounts(cx, id, &path);
         }
+        self.unit_mut(id).settings = crate::load::intern(&mut self.unit_cache, shared);
     }
 
     /// Requires and After on every mount unit along a path.
@@ -242,7 +246,7 @@ impl Engine {
                 let settings = p.settings.clone();
                 self.trigger(cx, id, &name, settings.unit.as_deref());
                 let unit = self.unit_mut(id);
-                unit.settings
+                Arc::make_mut(&mut unit.settings)
                     .requires_mounts_for
                     .extend(settings.specs.iter().map(|s| s.path.clone()));
             }
@@ -274,7 +278,9 @@ impl Engine {
             } else {
                 parent
             };
-            self.unit_mut(id).settings.requires_mounts_for.push(parent);
+            Arc::make_mut(&mut self.unit_mut(id).settings)
+                .requires_mounts_for
+                .push(parent);
         }
         let from_file = self.unit(id).fragment.is_some();
         let options = settings.options.as_deref().unwrap_or("");
@@ -297,8 +303,7 @@ impl Engine {
                     self.device_timeouts.insert(name, span);
                 }
             } else if settings.what.starts_with('/') && (has("bind") || has("rbind")) {
-                self.unit_mut(id)
-                    .settings
+                Arc::make_mut(&mut self.unit_mut(id).settings)
                     .requires_mounts_for
                     .push(settings.what.clone());
             }

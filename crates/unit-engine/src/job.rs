@@ -368,7 +368,7 @@ impl Engine {
     /// `name - description` as in status lines.
     pub(crate) fn title(&self, id: UnitId) -> String {
         let unit = self.unit(id);
-        match &unit.settings.description {
+        match &unit.description {
             Some(d) => format!("{} - {d}", unit.name),
             None => unit.name.to_string(),
         }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use init_control::{ErrorKind, LoadState};
 use unit_file::load::{SourceText, TypeSettings, UnitConfig};
-use unit_file::settings::{CgroupSettings, ExecSettings, UnitSettings};
+use unit_file::settings::{CgroupSettings, ExecSettings};
 use unit_file::{Level, UnitName, UnitType};
 
 use crate::api::{LogLevel, MaskState, UnitFiles};
 use crate::engine::{Cx, Engine};
 use crate::graph::{Deps, REFERENCES, UnitId, inverse};
-use crate::unit::{Kind, Unit};
+use crate::unit::{Assignments, Kind, Unit};
 
 impl Engine {
     /// The unit of this name, as a stub if it is new.
@@ -118,8 +118,18 @@ impl Engine {
         let unit = self.unit_mut(id);
         unit.load = load;
         unit.load_error = Some((kind, text));
-        unit.raw.clear();
-        self.changed.insert(id);
+        unit.raw = Assignments::default();
+        self.tell_loaded(id);
+    }
+
+    /// To be loaded is no change of a unit that nobody knows yet: it is announced at the end of the turn, if it is still
+    /// there then. So a look at a forgotten unit, which loads it for a moment, makes no news.
+    fn tell_loaded(&mut self, id: UnitId) {
+        if self.unit(id).announced {
+            self.changed.insert(id);
+        } else {
+            self.new_units.push(id);
+        }
     }
 
     /// Reads and parses; the second part is the first error that spoils the unit.
@@ -196,13 +206,14 @@ impl Engine {
         let unit = self.unit_mut(id);
         unit.exec = exec;
         unit.cgroup = cgroup;
-        unit.raw = std::mem::take(&mut config.raw);
-        unit.raw.shrink_to_fit();
+        unit.raw = Assignments::new(&config.raw);
         let mut settings = config.unit;
-        if unit.settings.description.is_some() && files.fragment.is_none() && !unit.transient {
-            settings.description = settings.description.or(unit.settings.description.take());
-        }
-        unit.settings = settings;
+        let description = settings.description.take().map(String::into_boxed_str);
+        let kept = files.fragment.is_none() && !unit.transient;
+        unit.description = description.or(unit.description.take().filter(|_| kept));
+        // It is told from the assignments.
+        settings.documentation = Vec::new();
+        unit.settings = Arc::new(settings);
         match (&mut unit.run.kind, config.kind) {
             (Kind::Service(s), TypeSettings::Service(new)) => s.settings = Arc::from(new),
             (Kind::Socket(s), TypeSettings::Socket(new)) => s.settings = Arc::from(new),
@@ -223,8 +234,7 @@ impl Engine {
         }
         unit.load = LoadState::Loaded;
         unit.load_error = None;
-        self.changed.insert(id);
-        self.new_units.push(id);
+        self.tell_loaded(id);
         self.place_in_slice(id);
         self.add_dependencies(cx, id, &files);
     }
@@ -313,7 +323,8 @@ impl Engine {
             unit.edges.clear();
             unit.load = LoadState::Stub;
             unit.load_error = None;
-            unit.settings = UnitSettings::default();
+            unit.settings = Arc::default();
+            unit.description = None;
             let aliases = std::mem::take(&mut unit.aliases);
             for alias in aliases {
                 self.names.remove(&alias);
@@ -321,7 +332,6 @@ impl Engine {
         }
         self.load_queue = ids.clone();
         self.drain_load_queue(cx);
-        self.new_units.clear();
         self.gc_queue.extend(ids);
     }
 
@@ -351,12 +361,12 @@ impl Engine {
 }
 
 /// Shares equal values: most units have one of a few execution contexts.
-fn intern<T: PartialEq>(cache: &mut Vec<Arc<T>>, value: T) -> Arc<T> {
+pub(crate) fn intern<T: PartialEq>(cache: &mut Vec<Arc<T>>, value: impl Into<Arc<T>>) -> Arc<T> {
     const KEPT: usize = 16;
-    if let Some(known) = cache.iter().find(|c| ***c == value) {
+    let value = value.into();
+    if let Some(known) = cache.iter().find(|c| **c == value) {
         return known.clone();
     }
-    let value = Arc::new(value);
     if cache.len() == KEPT {
         cache.retain(|c| Arc::strong_count(c) > 1);
         cache.truncate(KEPT - 1);

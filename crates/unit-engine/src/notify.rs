@@ -367,7 +367,7 @@ impl Engine {
             let unit = self.unit(id);
             let name = unit.name.to_string();
             let neighbours: Vec<UnitId> = unit.edges.all().iter().map(|e| e.other).collect();
-            let announced = unit.load != LoadState::Stub;
+            let announced = unit.announced;
             self.forget_unit(id);
             self.gc_queue
                 .extend(neighbours.into_iter().filter(|n| !keep.contains(n)));

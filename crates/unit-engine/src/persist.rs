@@ -142,7 +142,11 @@ impl Engine {
         }
         engine.restore_units(&mut cx);
         engine.reloading = false;
+        // Clients knew them before.
         engine.new_units.clear();
+        for unit in engine.units.iter_mut().flatten() {
+            unit.announced = true;
+        }
         engine.finish_check = true;
         engine.settle_down(&mut cx);
         Ok((engine, cx.out))

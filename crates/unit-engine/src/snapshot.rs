@@ -30,7 +30,7 @@ impl Engine {
         let settings = unit
             .raw
             .iter()
-            .map(|r| Setting::new(&*r.section, &*r.key, &*r.value));
+            .map(|(section, key, value)| Setting::new(section, key, value));
         UnitSnapshot {
             id: name,
             names,

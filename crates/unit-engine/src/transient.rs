@@ -135,12 +135,12 @@ impl Engine {
         }
         // What concerns the control group takes effect at once; the rest with the next start or reload.
         let mut text = String::new();
-        for raw in &unit.raw {
+        for (section, key, value) in unit.raw.iter() {
             text.push_str(&format!(
                 "[{}]\n{}={}\n",
-                raw.section,
-                raw.key,
-                raw.value.replace('%', "%%")
+                section,
+                key,
+                value.replace('%', "%%")
             ));
         }
         for setting in settings {
@@ -158,7 +158,7 @@ impl Engine {
         let (config, _) = unit_file::load::load(&name, &[source], &machine);
         let unit = self.unit_mut(id);
         unit.cgroup = std::sync::Arc::new(config.cgroup);
-        unit.raw = config.raw;
+        unit.raw = crate::unit::Assignments::new(&config.raw);
         if unit.run.cgroup_realised && !unit.perpetual {
             unit.run.cgroup_realised = false;
             self.realise_cgroup(cx, id);

@@ -1,9 +1,10 @@
 //! One loaded unit: what its files say, and what it is doing.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use init_control::{ActiveState, ErrorKind, LoadState, Stamp};
 use serde::{Deserialize, Serialize};
+use unit_file::load::RawSetting;
 use unit_file::settings::{
     CgroupSettings, ExecSettings, MountSettings, PathSettings, ScopeSettings, ServiceSettings,
     SocketSettings, TimerSettings, UnitSettings,
@@ -442,6 +443,52 @@ impl Runtime {
     }
 }
 
+// A unit that is only mentioned has these; there are many of them.
+static UNIT: LazyLock<Arc<UnitSettings>> = LazyLock::new(Arc::default);
+static EXEC: LazyLock<Arc<ExecSettings>> = LazyLock::new(Arc::default);
+static CGROUP: LazyLock<Arc<CgroupSettings>> = LazyLock::new(Arc::default);
+
+/// All assignments of a unit, for properties. In one piece: a loaded unit keeps them for ever, and most are short.
+#[derive(Debug, Default)]
+pub(crate) struct Assignments {
+    text: Box<str>,
+    /// Where section, key and value of each end.
+    ends: Box<[[u32; 3]]>,
+}
+
+impl Assignments {
+    pub(crate) fn new(list: &[RawSetting]) -> Assignments {
+        let mut text = String::new();
+        let mut put = |part: &str| {
+            text.push_str(part);
+            text.len() as u32
+        };
+        let ends = list
+            .iter()
+            .map(|r| [put(&r.section), put(&r.key), put(&r.value)])
+            .collect();
+        Assignments {
+            text: text.into_boxed_str(),
+            ends,
+        }
+    }
+
+    /// Section, key and value of each, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let starts = [0].into_iter().chain(self.ends.iter().map(|e| e[2]));
+        starts
+            .zip(&self.ends)
+            .map(|(start, [section, key, value])| {
+                let part = |from: u32, to: u32| &self.text[from as usize..to as usize];
+                (
+                    part(start, *section),
+                    part(*section, *key),
+                    part(*key, *value),
+                )
+            })
+    }
+}
+
 /// A loaded unit.
 #[derive(Debug)]
 pub(crate) struct Unit {
@@ -453,16 +500,21 @@ pub(crate) struct Unit {
     pub(crate) drop_ins: Vec<FileRef>,
     pub(crate) transient: bool,
     pub(crate) perpetual: bool,
-    pub(crate) settings: UnitSettings,
+    /// `Description=`.
+    pub(crate) description: Option<Box<str>>,
+    /// The rest of [Unit]; dependencies are edges, and no longer in here. Equal ones are shared, like the next two.
+    pub(crate) settings: Arc<UnitSettings>,
     pub(crate) exec: Arc<ExecSettings>,
     pub(crate) cgroup: Arc<CgroupSettings>,
-    pub(crate) raw: Vec<unit_file::load::RawSetting>,
+    pub(crate) raw: Assignments,
     pub(crate) edges: Edges,
     /// Its slice, for units with a control group.
     pub(crate) slice: Option<UnitName>,
     /// Path of its control group, for types that have one.
     pub(crate) cgroup_path: Option<String>,
     pub(crate) job: Option<u32>,
+    /// Clients have been told that it exists: they hear of its changes and of its end, too.
+    pub(crate) announced: bool,
     pub(crate) run: Runtime,
 }
 
@@ -478,14 +530,16 @@ impl Unit {
             drop_ins: Vec::new(),
             transient: false,
             perpetual: false,
-            settings: UnitSettings::default(),
-            exec: Arc::default(),
-            cgroup: Arc::default(),
-            raw: Vec::new(),
+            description: None,
+            settings: UNIT.clone(),
+            exec: EXEC.clone(),
+            cgroup: CGROUP.clone(),
+            raw: Assignments::default(),
             edges: Edges::default(),
             slice: None,
             cgroup_path: None,
             job: None,
+            announced: false,
             run,
         }
     }
@@ -497,15 +551,12 @@ impl Unit {
     /// `Description=`, else the name.
     pub(crate) fn description(&self) -> &str {
         if let Kind::Device(d) = &self.run.kind
-            && self.settings.description.is_none()
+            && self.description.is_none()
             && !d.description.is_empty()
         {
             return &d.description;
         }
-        self.settings
-            .description
-            .as_deref()
-            .unwrap_or(self.name.as_str())
+        self.description.as_deref().unwrap_or(self.name.as_str())
     }
 
     /// Isolate leaves it alone.

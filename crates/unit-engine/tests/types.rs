@@ -354,3 +354,55 @@ fn descriptor_store() {
     assert_eq!(sim.job(Verb::Stop, "a.service", JobMode::Replace), "done");
     assert!(sim.saw("close 2"));
 }
+
+/// A look at a forgotten unit loads it for a moment. If that were news, a client that looks at each unit it hears of
+/// would never come to an end.
+#[test]
+fn looking_at_a_forgotten_unit_makes_no_news() {
+    let mut sim = Sim::new(
+        "== a.service\n[Unit]\nWants=b.service nosuch.service\n[Service]\nType=oneshot\nExecStart=/bin/true\n\
+         == b.service\n[Service]\nExecStart=/bin/sleep\n== bad.service\n[Service]\nType=oneshot\n",
+    );
+    sim.news.clear();
+    for name in ["a.service", "b.service", "bad.service", "nosuch.service"] {
+        let unit = sim.snapshot(name);
+        assert_eq!(unit.active.as_str(), "inactive", "{name}");
+    }
+    assert_eq!(sim.news, Vec::<String>::new());
+    let names = vec!["a.service".to_owned()];
+    sim.request(Request::ListUnitsByNames { names }).unwrap();
+    sim.request(Request::GetUnit {
+        name: "a.service".to_owned(),
+    })
+    .unwrap_err();
+    assert_eq!(sim.news, Vec::<String>::new());
+    // What stays is announced once, with its states; what goes is said to be gone.
+    assert_eq!(sim.start("b.service"), "done");
+    sim.news.retain(|n| n.contains("b.service"));
+    assert_eq!(
+        sim.news,
+        [
+            "new b.service",
+            "changed b.service activating/start",
+            "changed b.service active/running"
+        ]
+    );
+    sim.news.clear();
+    sim.snapshot("b.service");
+    sim.request(Request::Reload).unwrap();
+    assert!(
+        !sim.news.iter().any(|n| n.starts_with("new ")),
+        "{:?}",
+        sim.news
+    );
+    sim.news.clear();
+    assert_eq!(sim.stop("b.service"), "done");
+    assert!(
+        sim.news.contains(&"removed b.service".to_owned()),
+        "{:?}",
+        sim.news
+    );
+    sim.news.clear();
+    sim.snapshot("b.service");
+    assert_eq!(sim.news, Vec::<String>::new());
+}

@@ -216,6 +216,8 @@ pub struct Sim {
     pub trace: Vec<String>,
     pub replies: Vec<(RequestId, Result<Reply, ControlError>)>,
     pub job_results: BTreeMap<u32, String>,
+    /// News about units: `new NAME`, `changed NAME active/sub`, `removed NAME`.
+    pub news: Vec<String>,
     pub spawned: Vec<SpawnSpec>,
     pub mounts: Vec<MountEntry>,
     next_pid: u32,
@@ -250,6 +252,7 @@ impl Sim {
             trace: Vec::new(),
             replies: Vec::new(),
             job_results: BTreeMap::new(),
+            news: Vec::new(),
             spawned: Vec::new(),
             mounts: Vec::new(),
             next_pid: 100,
@@ -316,6 +319,15 @@ impl Sim {
                 Action::Broadcast(Signal::JobRemoved { id, unit, result }) => {
                     self.trace.push(format!("job {unit} {result}"));
                     self.job_results.insert(id, result);
+                }
+                Action::Broadcast(Signal::UnitNew { unit }) => {
+                    self.news.push(format!("new {unit}"));
+                }
+                Action::Broadcast(Signal::UnitChanged { unit, active, sub }) => {
+                    self.news.push(format!("changed {unit} {active}/{sub}"));
+                }
+                Action::Broadcast(Signal::UnitRemoved { unit }) => {
+                    self.news.push(format!("removed {unit}"));
                 }
                 Action::Power { action, .. } => self.trace.push(format!("power {action}")),
                 Action::Log(log) => self.trace.push(format!("log {}", log.text)),

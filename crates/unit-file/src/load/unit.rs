@@ -1,5 +1,7 @@
 //! Keys of [Unit] and [Install].
 
+use std::borrow::Cow;
+
 use super::line::{Line, Taken, list, names, set};
 use crate::settings::{
     CollectMode, Condition, ConditionKind, EmergencyAction, InstallSettings, UnitSettings,
@@ -54,7 +56,7 @@ pub(super) fn apply(u: &mut UnitSettings, key: &str, l: Line<'_>) -> Taken {
         "OnSuccessJobMode" => set(&mut u.on_success_job_mode, job_mode(l)),
         "OnFailureIsolate" => {
             let mode = if l.boolean()? { "isolate" } else { "replace" };
-            set(&mut u.on_failure_job_mode, Ok(mode.to_owned()))
+            set(&mut u.on_failure_job_mode, Ok(mode.into()))
         }
         "DefaultDependencies" => set(&mut u.default_dependencies, l.boolean()),
         "IgnoreOnIsolate" => set(&mut u.ignore_on_isolate, l.boolean().map(Some)),
@@ -101,11 +103,10 @@ fn mounts(slot: &mut Vec<String>, l: Line<'_>) -> Taken {
     Ok(true)
 }
 
-fn job_mode(l: Line<'_>) -> Result<String, String> {
-    if JOB_MODES.contains(&l.value) {
-        Ok(l.value.to_owned())
-    } else {
-        Err(format!("{:?} is not a job mode", l.value))
+fn job_mode(l: Line<'_>) -> Result<Cow<'static, str>, String> {
+    match JOB_MODES.iter().find(|m| **m == l.value) {
+        Some(mode) => Ok(Cow::Borrowed(*mode)),
+        None => Err(format!("{:?} is not a job mode", l.value)),
     }
 }
 

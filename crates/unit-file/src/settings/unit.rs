@@ -1,5 +1,7 @@
 //! The [Unit] and [Install] sections: dependencies, conditions, limits.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::types::Usec;
@@ -198,8 +200,8 @@ pub struct UnitSettings {
     pub joins_namespace_of: Vec<String>,
     pub requires_mounts_for: Vec<String>,
     pub wants_mounts_for: Vec<String>,
-    pub on_failure_job_mode: String,
-    pub on_success_job_mode: String,
+    pub on_failure_job_mode: Cow<'static, str>,
+    pub on_success_job_mode: Cow<'static, str>,
     pub default_dependencies: bool,
     pub ignore_on_isolate: Option<bool>,
     pub stop_when_unneeded: bool,
@@ -244,8 +246,8 @@ impl Default for UnitSettings {
             joins_namespace_of: Vec::new(),
             requires_mounts_for: Vec::new(),
             wants_mounts_for: Vec::new(),
-            on_failure_job_mode: "replace".to_owned(),
-            on_success_job_mode: "fail".to_owned(),
+            on_failure_job_mode: Cow::Borrowed("replace"),
+            on_success_job_mode: Cow::Borrowed("fail"),
             default_dependencies: true,
             ignore_on_isolate: None,
             stop_when_unneeded: false,

@@ -90,6 +90,8 @@ impl Engine {
         let s = self.service_mut(id);
         let key = (kind, index as u32);
         s.records.retain(|(k, i, _)| (*k, *i) != key);
+        // Most services have one command.
+        s.records.reserve_exact(1);
         s.records.push((kind, index as u32, record));
     }
 
