@@ -20,6 +20,7 @@ mod cmdline;
 mod console;
 mod devices;
 mod executor;
+mod failpoint;
 mod generators;
 mod glob;
 mod handover;
@@ -31,6 +32,7 @@ mod mounts;
 mod probe;
 mod shutdown;
 mod sockets;
+mod text;
 mod unit_files;
 mod users;
 
@@ -57,9 +59,9 @@ fn main() -> ExitCode {
             .strip_prefix("--restore=")
             .and_then(|n| n.parse().ok())
         {
-            Some(number) => boot::restore(number),
-            None if initramfs::is_here() => initramfs::run(),
-            None => boot::run(),
+            Some(number) => boot::guard(|| boot::restore(number)),
+            None if initramfs::is_here() => boot::guard(|| initramfs::run()),
+            None => boot::guard(|| boot::run()),
         }
     }
     match (first, arguments.get(2)) {

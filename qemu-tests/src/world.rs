@@ -136,7 +136,7 @@ pub fn web_program() -> Result<PathBuf> {
         .into_iter()
         .collect();
     places.push(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/release"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/static"),
     );
     places
         .iter()

@@ -43,7 +43,7 @@ pub fn target_dir() -> PathBuf {
 
 /// Directory of the static programs (init, the test web server).
 pub fn static_dir() -> PathBuf {
-    target_dir().join(TARGET).join("release")
+    target_dir().join(TARGET).join("static")
 }
 
 /// Runs cargo with the environment of a release build.
@@ -75,7 +75,8 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
     cargo(
         &[
             "build",
-            "--release",
+            "--profile",
+            "static",
             "--locked",
             "-p",
             "init",

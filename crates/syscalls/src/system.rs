@@ -1,4 +1,4 @@
-//! Whole-system and scheduling calls: reboot with an argument, scheduler and I/O priorities, heap trimming.
+//! Whole-system and scheduling calls: reboot with an argument, scheduler and I/O priorities, memory given back.
 
 use std::ffi::CStr;
 use std::io;
@@ -82,6 +82,41 @@ pub fn trim_heap() {
     }
 }
 
+/// Lets the kernel take back the pages of this program's file that are in memory, code above all; what is used again is
+/// read again. PID 1 calls it when it has become idle after boot: most of its code has run for the last time by then.
+///
+/// # Errors
+/// `/proc` is not there, or the kernel does not know the advice.
+pub fn page_out_program() -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let maps = std::fs::read("/proc/self/maps")?;
+    for line in maps.split(|b| *b == b'\n') {
+        let Some((start, end)) = mapping_of(line, program.as_os_str().as_bytes()) else {
+            continue;
+        };
+        // SAFETY: the range is mapped, nothing unmaps a program's own file, and the advice changes no contents: a page that
+        // was taken is read from the file again at the next access.
+        check(unsafe {
+            libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_PAGEOUT)
+        })?;
+    }
+    Ok(())
+}
+
+/// Start and end of a mapping, from a line of `/proc/self/maps`, if it is of this file and cannot be written.
+fn mapping_of(line: &[u8], file: &[u8]) -> Option<(usize, usize)> {
+    let head = line.strip_suffix(file).filter(|h| h.ends_with(b" "))?;
+    let mut words = std::str::from_utf8(head).ok()?.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let protection = words.next()?;
+    let range = (
+        usize::from_str_radix(start, 16).ok()?,
+        usize::from_str_radix(end, 16).ok()?,
+    );
+    (protection.starts_with('r') && !protection.contains('w') && range.0 < range.1).then_some(range)
+}
+
 /// Ends this process at once, without destructors and exit handlers.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: does not return.
@@ -94,5 +129,42 @@ pub fn errno_text(errno: i32) -> String {
     match text.rfind(" (os error") {
         Some(end) => text[..end].to_owned(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_read_only_mappings_of_the_program_are_named() {
+        for (line, wanted) in [
+            (
+                "1000-3000 r-xp 00001000 fd:00 7    /usr/bin/a",
+                Some((0x1000, 0x3000)),
+            ),
+            (
+                "1000-3000 r--p 00001000 fd:00 7    /usr/bin/a",
+                Some((0x1000, 0x3000)),
+            ),
+            ("1000-3000 rw-p 00001000 fd:00 7    /usr/bin/a", None),
+            ("1000-3000 ---p 00001000 fd:00 7    /usr/bin/a", None),
+            ("1000-3000 r-xp 00001000 fd:00 7    /x/usr/bin/a", None),
+            (
+                "1000-3000 r-xp 00001000 fd:00 7    /usr/bin/a (deleted)",
+                None,
+            ),
+            ("3000-1000 r-xp 00001000 fd:00 7    /usr/bin/a", None),
+            ("x-y r-xp /usr/bin/a", None),
+            ("", None),
+        ] {
+            assert_eq!(mapping_of(line.as_bytes(), b"/usr/bin/a"), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_program_goes_on_after_its_pages_were_given_back() {
+        page_out_program().expect("the kernel knows the advice");
+        assert_eq!(errno_text(2), "No such file or directory");
     }
 }

@@ -8,7 +8,9 @@ mod identity;
 mod mounts;
 mod sockets;
 
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -242,7 +244,7 @@ fn start_manager(
 }
 
 /// PID 1 must not leave; it says what is wrong and restarts the machine, so that the loader counts it.
-fn hold_on(reason: &str) {
+pub(crate) fn hold_on(reason: &str) {
     log::say(
         Level::Critical,
         format_args!("{reason}; restarting in 10 s"),
@@ -251,6 +253,16 @@ fn hold_on(reason: &str) {
     std::thread::sleep(Duration::from_secs(10));
     rustix::fs::sync();
     let _ = rustix::system::reboot(rustix::system::RebootCommand::Restart);
+}
+
+/// The last resort: a panic where no state could be saved must not let PID 1 leave without a word.
+pub(crate) fn guard(run: impl FnOnce() -> Infallible) -> ! {
+    let panic = match catch_unwind(AssertUnwindSafe(run)) {
+        Err(panic) => crate::manager::panic_text(panic.as_ref()).to_owned(),
+    };
+    loop {
+        hold_on(&format!("internal error: {panic}"));
+    }
 }
 
 fn boot_targets(cmdline: &CommandLine) -> Vec<String> {

@@ -49,6 +49,7 @@ pub(super) fn bind(facts: &Handover) -> Result<Inherited, String> {
         fds: HashMap::new(),
         reports: HashMap::new(),
         next_token: 1,
+        panics: Vec::new(),
     })
 }
 

@@ -117,7 +117,7 @@ impl Host for System {
     }
 
     fn read_pid_file(&self, path: &str) -> Option<u32> {
-        std::fs::read_to_string(path)
+        crate::text::read_string(path)
             .ok()?
             .split_whitespace()
             .next()?
@@ -172,7 +172,6 @@ fn read_text(path: &str) -> Result<String, FileError> {
         message,
         missing,
     };
-    let bytes = std::fs::read(path)
-        .map_err(|e| fail(e.to_string(), e.kind() == std::io::ErrorKind::NotFound))?;
-    String::from_utf8(bytes).map_err(|_| fail("is not UTF-8".to_owned(), false))
+    crate::text::read_string(path)
+        .map_err(|e| fail(e.to_string(), e.kind() == std::io::ErrorKind::NotFound))
 }

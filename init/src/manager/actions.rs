@@ -146,7 +146,12 @@ impl Manager {
                 }
             }
             Action::Forward { id, request } => self.answer(id, *request),
-            Action::Broadcast(signal) => self.control.broadcast(&signal, &mut self.poll),
+            Action::Broadcast(signal) => {
+                self.control.broadcast(&signal, &mut self.poll);
+                if matches!(signal, Signal::Reloading { active: false }) {
+                    syscalls::system::trim_heap();
+                }
+            }
             Action::Log(entry) => write_log(&entry),
             Action::Status { kind, text } => self.status(kind, &text),
             Action::Power {
@@ -379,8 +384,7 @@ impl Manager {
             realtime: crate::clock::realtime_usec(),
             monotonic: crate::clock::monotonic_usec(),
         };
-        self.last_good_state = Some(self.engine.serialise());
-        syscalls::system::trim_heap();
+        self.give_back_later();
     }
 }
 

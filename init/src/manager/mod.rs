@@ -59,6 +59,8 @@ pub(crate) struct Inherited {
     pub(crate) reports: HashMap<SpawnId, OwnedFd>,
     /// The next token.
     pub(crate) next_token: u64,
+    /// When the manager panicked, of late.
+    pub(crate) panics: Vec<u64>,
 }
 
 /// A descriptor held for the engine.
@@ -107,9 +109,11 @@ pub(crate) struct Manager {
     machine: crate::cgroups::Machine,
     private_tmp_key: String,
     times: BootTimes,
-    last_good_state: Option<Vec<u8>>,
     ctrl_alt_del: Vec<u64>,
     status_lines: bool,
+    /// When memory that only the boot needed is given back, if nothing happens before.
+    give_back_at: Option<u64>,
+    panics: Vec<u64>,
 }
 
 /// What the manager needs besides its descriptors.
@@ -124,6 +128,12 @@ pub(crate) struct Setup {
 }
 
 const WATCHDOG_PERIOD_USEC: u64 = 30_000_000;
+/// Nothing has happened for so long after the boot: it is really over.
+const QUIET_USEC: u64 = 10_000_000;
+/// More panics than this within the time after it: going on is no use.
+const PANICS_AT_MOST: usize = 5;
+const PANICS_WITHIN_USEC: u64 = 60_000_000;
+
 impl Manager {
     /// Puts the manager together; nothing has happened yet.
     pub(crate) fn new(setup: Setup, inherited: Inherited) -> std::io::Result<Manager> {
@@ -165,9 +175,10 @@ impl Manager {
             machine: crate::cgroups::Machine::this(),
             private_tmp_key: setup.private_tmp_key,
             times: setup.times,
-            last_good_state: None,
             ctrl_alt_del: Vec::new(),
             status_lines: true,
+            give_back_at: None,
+            panics: inherited.panics,
         };
         manager.register(inherited.reports)?;
         Ok(manager)
@@ -216,6 +227,9 @@ impl Manager {
         self.arm_timer();
         self.pet_watchdog();
         let ready = self.poll.wait();
+        if self.give_back_at.is_some() && ready.iter().any(|s| *s != Source::Timer) {
+            self.give_back_later();
+        }
         self.system.new_turn();
         for source in ready {
             self.handle(source);
@@ -262,6 +276,13 @@ impl Manager {
             Source::Timer => {
                 let _ = rustix::io::read(&self.timer, &mut [0; 8]);
                 if self
+                    .give_back_at
+                    .take_if(|at| *at <= clock::monotonic_usec())
+                    .is_some()
+                {
+                    give_back_memory();
+                }
+                if self
                     .engine
                     .next_deadline()
                     .is_some_and(|d| d <= clock::monotonic_usec())
@@ -279,39 +300,41 @@ impl Manager {
             let now = now();
             let (engine, system) = (&mut self.engine, &self.system);
             let name = describe(&event);
-            match catch_unwind(AssertUnwindSafe(|| engine.handle(now, event, system))) {
+            match catch_unwind(AssertUnwindSafe(|| {
+                crate::failpoint::event();
+                engine.handle(now, event, system)
+            })) {
                 Ok(actions) => self.perform_all(actions),
                 Err(panic) => self.recover(&name, panic.as_ref()),
             }
         }
     }
 
-    /// After a panic: the engine as it is now if it can still be written down, else as it last could.
+    /// After a panic: the manager anew, with the engine as it is now. An older state would be worse than none: its pids may
+    /// be those of others by now.
     fn recover(&mut self, event: &str, panic: &(dyn std::any::Any + Send)) {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or(panic.downcast_ref::<&str>().copied());
+        let text = panic_text(panic);
         log::say(
             Level::Critical,
-            format_args!(
-                "internal error while handling {event}: {}",
-                text.unwrap_or("unknown")
-            ),
+            format_args!("internal error while handling {event}: {text}"),
         );
+        let now = clock::monotonic_usec();
+        self.panics
+            .retain(|at| now.saturating_sub(*at) < PANICS_WITHIN_USEC);
+        self.panics.push(now);
+        if self.panics.len() > PANICS_AT_MOST {
+            crate::boot::hold_on("internal errors come one after the other");
+        }
         let engine = &self.engine;
-        let state = catch_unwind(AssertUnwindSafe(|| engine.serialise()))
-            .ok()
-            .or_else(|| self.last_good_state.take());
-        match state {
-            Some(state) => {
+        match catch_unwind(AssertUnwindSafe(|| engine.serialise())) {
+            Ok(state) => {
                 let error = self.execute_anew(&state);
                 log::say(
                     Level::Critical,
                     format_args!("re-execution failed: {error}; going on"),
                 );
             }
-            None => log::say(
+            Err(_) => log::say(
                 Level::Critical,
                 format_args!("no state to go on from; going on with what there is"),
             ),
@@ -323,7 +346,7 @@ impl Manager {
             .watchdog
             .as_ref()
             .map(|(_, petted)| petted + WATCHDOG_PERIOD_USEC);
-        let deadline = [self.engine.next_deadline(), watchdog]
+        let deadline = [self.engine.next_deadline(), watchdog, self.give_back_at]
             .into_iter()
             .flatten()
             .min();
@@ -347,6 +370,11 @@ impl Manager {
         };
         let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
         let _ = timerfd_settime(&self.clock_timer, flags, &spec);
+    }
+
+    /// The boot is over; what it needed is given back once it is quiet.
+    fn give_back_later(&mut self) {
+        self.give_back_at = Some(clock::monotonic_usec() + QUIET_USEC);
     }
 
     fn pet_watchdog(&mut self) {
@@ -419,6 +447,26 @@ impl Manager {
                 self.poll.remove(&held.fd, &Source::Listener(token));
             }
         }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown")
+}
+
+/// Booting takes more code and more heap than anything that comes later. Where the kernel does not take it, it stays.
+fn give_back_memory() {
+    syscalls::system::trim_heap();
+    if let Err(error) = syscalls::system::page_out_program() {
+        log::say(
+            Level::Debug,
+            format_args!("pages of the program stay in memory: {error}"),
+        );
     }
 }
 

@@ -191,6 +191,7 @@ impl Manager {
     }
 
     pub(super) fn signal(&mut self, signal: i32) {
+        crate::failpoint::signal(signal - syscalls::signal::RTMIN);
         let start = |unit: &str, mode| Event::StartByManager {
             unit: unit.to_owned(),
             mode,

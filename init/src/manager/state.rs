@@ -41,6 +41,8 @@ pub(crate) struct Saved {
     fds: Vec<SavedFd>,
     reports: Vec<(SpawnId, i32)>,
     next_token: u64,
+    /// When the manager panicked, of late.
+    panics: Vec<u64>,
 }
 
 /// A descriptor the engine knows: its token, its number, and the socket unit's line it was opened for.
@@ -94,6 +96,7 @@ impl Saved {
                 .filter_map(|(id, n)| Some((*id, take(*n)?)))
                 .collect(),
             next_token: self.next_token,
+            panics: self.panics.clone(),
         })
     }
 }
@@ -167,6 +170,7 @@ impl Manager {
                 .map(|(id, fd)| (*id, number(fd)))
                 .collect(),
             next_token: self.next_token,
+            panics: self.panics.clone(),
         };
         let bytes = postcard::to_allocvec(&saved)
             .map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))?;

@@ -194,7 +194,7 @@ impl<'a> Installer<'a> {
             .chain(&files.drop_ins)
             .map(|f| f.path.clone());
         let texts: Vec<(String, String)> = paths
-            .filter_map(|p| fs::read_to_string(&p).ok().map(|t| (p, t)))
+            .filter_map(|p| crate::text::read_string(&p).ok().map(|t| (p, t)))
             .collect();
         let sources: Vec<SourceText<'_>> = texts
             .iter()
@@ -363,7 +363,7 @@ impl<'a> Installer<'a> {
         }
         let texts: Vec<String> = files
             .values()
-            .filter_map(|p| fs::read_to_string(p).ok())
+            .filter_map(|p| crate::text::read_string(p).ok())
             .collect();
         Presets::parse(texts.iter().map(String::as_str))
     }
