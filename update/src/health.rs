@@ -1,6 +1,8 @@
-//! Is this boot healthy? The decision is a value; the shell that asks the machine is [`observe`].
+//! Is this boot healthy? The decision is a value; the shell that asks the machine is [`observe`], and what it knows of
+//! units comes from [`Units`](crate::units::Units).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,12 +10,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Units that every machine needs, and those it needs only where they are enabled or were started.
-const ALWAYS: &[&str] = &[
+pub(crate) const ALWAYS: &[&str] = &[
     "unit-busd.service",
     "systemd-journald.service",
     "systemd-networkd.service",
 ];
-const IF_WANTED: &[&str] = &["sshd.socket", "fleet.service", "etcd.service"];
+pub(crate) const IF_WANTED: &[&str] = &["sshd.socket", "fleet.service", "etcd.service"];
 /// etcd may wait for its quorum: no fault of the image.
 const MAY_ACTIVATE: &[&str] = &["etcd.service"];
 /// Written by mark-good: the last good boot had a default route.
@@ -38,44 +40,105 @@ pub struct Observation {
     pub checks_failed: Vec<(PathBuf, String)>,
 }
 
-/// What is wrong, a sentence each; empty = healthy.
-#[must_use]
-pub fn judge(o: &Observation) -> Vec<String> {
-    let mut bad = Vec::new();
-    if let Some(e) = &o.state_error {
-        bad.push(format!("STATE is not writable: {e}"));
+/// One thing that is wrong, a sentence each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// STATE does not take a write.
+    State(String),
+    /// Another /usr than the loader asked for.
+    Usr,
+    /// A unit is not as it should be.
+    Unit {
+        /// Its name.
+        unit: String,
+        /// Its `ActiveState`.
+        state: String,
+    },
+    /// No default route, where there was one.
+    Route,
+    /// A check of the operator's.
+    Check {
+        /// The program.
+        path: PathBuf,
+        /// What it said.
+        said: String,
+    },
+}
+
+impl Fault {
+    /// Whether a signal of the service manager tells its end.
+    #[must_use]
+    pub fn is_signalled(&self) -> bool {
+        matches!(self, Fault::Unit { state, .. } if state != UNKNOWN)
     }
-    if o.wanted_usrhash.is_some() && o.usrhash != o.wanted_usrhash {
-        bad.push("/usr is not the one that the boot loader asked for".into());
-    }
-    for (unit, state) in &o.units {
-        let fine =
-            state == "active" || (state == "activating" && MAY_ACTIVATE.contains(&unit.as_str()));
-        if !fine {
-            bad.push(format!("{unit} is {state}"));
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::State(error) => write!(f, "STATE is not writable: {error}"),
+            Fault::Usr => f.write_str("/usr is not the one that the boot loader asked for"),
+            Fault::Unit { unit, state } => write!(f, "{unit} is {state}"),
+            Fault::Route => f.write_str("there is no default route; the last good boot had one"),
+            Fault::Check { path, said } => write!(f, "check {} failed: {said}", path.display()),
         }
     }
-    if o.route_before && !o.route {
-        bad.push("there is no default route; the last good boot had one".into());
+}
+
+/// Said for a state when the service manager does not answer.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// Is this a state that a unit may have in a healthy boot?
+#[must_use]
+pub fn is_fine(unit: &str, state: &str) -> bool {
+    matches!(state, "active" | "reloading")
+        || (state == "activating" && MAY_ACTIVATE.contains(&unit))
+}
+
+/// What is wrong; empty = healthy.
+#[must_use]
+pub fn judge(o: &Observation) -> Vec<Fault> {
+    let mut bad = Vec::new();
+    bad.extend(o.state_error.clone().map(Fault::State));
+    if o.wanted_usrhash.is_some() && o.usrhash != o.wanted_usrhash {
+        bad.push(Fault::Usr);
     }
-    for (path, said) in &o.checks_failed {
-        bad.push(format!("check {} failed: {said}", path.display()));
+    for (unit, state) in o.units.iter().filter(|(unit, state)| !is_fine(unit, state)) {
+        bad.push(Fault::Unit {
+            unit: unit.clone(),
+            state: state.clone(),
+        });
+    }
+    if o.route_before && !o.route {
+        bad.push(Fault::Route);
+    }
+    for (path, said) in o.checks_failed.iter().cloned() {
+        bad.push(Fault::Check { path, said });
     }
     bad
 }
 
-/// Looks at the machine once. `run_checks`: the operator's checks are run too.
+/// What nobody tells of is looked at again after this.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// How long to wait for news before the next look; `left` is the time until the verdict, whichever it will be.
 #[must_use]
-pub fn observe(boot: &crate::boot::BootInfo, run_checks: bool) -> Observation {
-    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    let mut units = BTreeMap::new();
-    let names: Vec<&str> = ALWAYS.iter().chain(IF_WANTED).copied().collect();
-    for (u, state) in names.iter().zip(active_states(&names)) {
-        let wanted = ALWAYS.contains(u) || state != "inactive" || is_enabled(u);
-        if wanted {
-            units.insert((*u).to_string(), state);
-        }
+pub fn pause(bad: &[Fault], left: Duration) -> Duration {
+    if bad.iter().all(Fault::is_signalled) {
+        left
+    } else {
+        left.min(AGAIN)
     }
+}
+
+/// Looks at the machine once. `units`: the state of those that count. `run_checks`: the operator's checks are run too.
+#[must_use]
+pub fn observe(
+    boot: &crate::boot::BootInfo,
+    units: BTreeMap<String, String>,
+    run_checks: bool,
+) -> Observation {
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     Observation {
         state_error: write_probe(Path::new("/var/lib/flotilla"))
             .err()
@@ -95,29 +158,6 @@ pub fn observe(boot: &crate::boot::BootInfo, run_checks: bool) -> Observation {
             Vec::new()
         },
     }
-}
-
-fn systemctl(args: &[&str]) -> String {
-    Command::new("/usr/bin/systemctl")
-        .args(args)
-        .stderr(Stdio::null())
-        .output()
-        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string())
-        .unwrap_or_default()
-}
-
-/// One word for each unit, in order, from one call.
-fn active_states(units: &[&str]) -> Vec<String> {
-    let mut args = vec!["is-active"];
-    args.extend(units);
-    let text = systemctl(&args);
-    let mut words: Vec<String> = text.lines().map(str::to_string).collect();
-    words.resize(units.len(), "unknown".into());
-    words
-}
-
-fn is_enabled(unit: &str) -> bool {
-    systemctl(&["is-enabled", unit]).starts_with("enabled")
 }
 
 fn write_probe(dir: &Path) -> std::io::Result<()> {
@@ -211,7 +251,8 @@ mod tests {
         o.state_error = Some("read-only".into());
         o.checks_failed
             .push(("/etc/flotilla/health.d/x".into(), "exit status: 1".into()));
-        let bad = judge(&o).join("\n");
+        let bad: Vec<String> = judge(&o).iter().map(ToString::to_string).collect();
+        let bad = bad.join("\n");
         for part in [
             "fleet.service is activating",
             "default route",
@@ -222,6 +263,27 @@ mod tests {
             assert!(bad.contains(part), "{part} in {bad}");
         }
         assert!(!bad.contains("etcd"));
+    }
+
+    #[test]
+    fn only_what_nobody_tells_of_is_looked_at_again_soon() {
+        let unit = |state: &str| Fault::Unit {
+            unit: "fleet.service".into(),
+            state: state.into(),
+        };
+        let minute = Duration::from_secs(60);
+        for (bad, wanted) in [
+            (vec![], minute),
+            (vec![unit("failed")], minute),
+            (vec![unit("failed"), Fault::Route], AGAIN),
+            (vec![unit(UNKNOWN)], AGAIN),
+        ] {
+            assert_eq!(pause(&bad, minute), wanted, "{bad:?}");
+        }
+        assert_eq!(
+            pause(&[Fault::Usr], Duration::from_secs(1)),
+            Duration::from_secs(1)
+        );
     }
 
     #[test]

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use update::units::Units;
 use update::{boot, health};
 
 fn main() -> ExitCode {
@@ -24,31 +24,37 @@ fn main() -> ExitCode {
         .collect();
     let (stable, timeout) = health::times(&confs);
     let started = Instant::now();
+    let mut units = Units::default();
     let mut healthy_since: Option<Instant> = None;
     let mut said = Vec::new();
-    // The only waiting of the system that polls: once a boot, for a minute.
     loop {
         let settled = healthy_since.is_some_and(|t| t.elapsed() >= stable);
-        let bad = health::judge(&health::observe(&info, settled || healthy_since.is_none()));
-        if bad.is_empty() {
+        let checks = settled || healthy_since.is_none();
+        let bad = health::judge(&health::observe(&info, units.states(), checks));
+        let left = if bad.is_empty() {
             let since = *healthy_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= stable {
                 println!("healthy for {} s", stable.as_secs());
                 return ExitCode::SUCCESS;
             }
+            stable.saturating_sub(since.elapsed())
         } else {
             healthy_since = None;
-            if bad != said {
-                for b in &bad {
-                    println!("not healthy yet: {b}");
-                }
-                said = bad;
-            }
             if started.elapsed() >= timeout {
                 return give_up(&info);
             }
+            timeout.saturating_sub(started.elapsed())
+        };
+        if bad != said {
+            for b in &bad {
+                println!("not healthy yet: {b}");
+            }
         }
-        sleep(Duration::from_secs(5).min(stable.max(Duration::from_millis(200))));
+        let stumbled = units.wait(health::pause(&bad, left));
+        if stumbled {
+            healthy_since = None;
+        }
+        said = bad;
     }
 }
 
