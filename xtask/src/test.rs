@@ -61,7 +61,20 @@ pub fn run(suite: Option<&str>) -> Result<()> {
                 "--no-fail-fast",
                 "--quiet",
             ];
-            cargo_with(&args, &[("PROPTEST_RNG_SEED", &seed)])
+            let all = cargo_with(&args, &[("PROPTEST_RNG_SEED", &seed)]);
+            // Panics in PID 1 on purpose: a build of its own, which no image carries.
+            let failpoints = cargo(&[
+                "test",
+                "-p",
+                "init",
+                "--features",
+                "failpoints",
+                "--test",
+                "failpoints",
+                "--locked",
+                "--quiet",
+            ]);
+            all.and(failpoints)
         });
     }
     let qemu = suite.filter(|s| !["fmt", "tidy", "clippy", "unit", "qemu"].contains(s));

@@ -209,6 +209,463 @@ fn the_image_boots_and_goes_down() {
     assert_eq!(left, ["unit-busd.service", "systemd-journald.service"]);
 }
 
+/// How a unit comes to be started on a machine without user data.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum On {
+    /// By a preset, when the machine boots for the first time.
+    Preset,
+    /// By a link in the image.
+    Link,
+    /// Only when somebody wants it.
+    Wanted,
+}
+
+/// A unit of the image: name, type, how it starts, other names, what it comes after and before.
+type Row = (
+    &'static str,
+    &'static str,
+    On,
+    &'static [&'static str],
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+/// The units that every machine has from the first boot on (the contract's section 5).
+const UNITS: &[Row] = &[
+    (
+        "systemd-journald.service",
+        "notify",
+        On::Link,
+        &[],
+        &["systemd-journald.socket"],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-journald.socket",
+        "socket",
+        On::Link,
+        &[],
+        &[],
+        &["systemd-journald.service"],
+    ),
+    (
+        "systemd-journald-dev-log.socket",
+        "socket",
+        On::Link,
+        &[],
+        &[],
+        &["systemd-journald.service"],
+    ),
+    (
+        "systemd-journal-flush.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &["local-fs.target", "systemd-journald.service"],
+        &[],
+    ),
+    (
+        "unit-busd.service",
+        "notify",
+        On::Link,
+        &["dbus.service", "systemd-logind.service"],
+        &[],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-sysctl.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &["systemd-modules-load.service"],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-modules-load.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &[],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-tmpfiles-setup.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &["local-fs.target"],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-sysusers.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &[],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-random-seed.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &[],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-udev-settle.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &[],
+        &["sysinit.target"],
+    ),
+    (
+        "systemd-udevd.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &[],
+        &["sysinit.target"],
+    ),
+    (
+        "usr-share-oem.mount",
+        "mount",
+        On::Link,
+        &[],
+        &[],
+        &["local-fs.target"],
+    ),
+    (
+        "tmp.mount",
+        "mount",
+        On::Link,
+        &[],
+        &[],
+        &["local-fs.target"],
+    ),
+    (
+        "flotilla-cloudinit-local.service",
+        "oneshot",
+        On::Link,
+        &[],
+        &["local-fs.target", "systemd-udev-settle.service"],
+        &["network-pre.target", "system-config.target"],
+    ),
+    (
+        "systemd-networkd.service",
+        "notify",
+        On::Preset,
+        &["network.service", "systemd-resolved.service"],
+        &["network-pre.target", "systemd-sysctl.service"],
+        &["network.target"],
+    ),
+    (
+        "systemd-networkd-wait-online.service",
+        "oneshot",
+        On::Wanted,
+        &[],
+        &["systemd-networkd.service"],
+        &["network-online.target"],
+    ),
+    (
+        "flotilla-cloudinit.service",
+        "oneshot",
+        On::Preset,
+        &[
+            "oem-cloudinit.service",
+            "user-configdrive.service",
+            "coreos-setup-environment.service",
+        ],
+        &[
+            "systemd-networkd.service",
+            "flotilla-cloudinit-local.service",
+            "basic.target",
+        ],
+        &[
+            "sshd.socket",
+            "fleet.service",
+            "etcd.service",
+            "docker.service",
+            "flanneld.service",
+            "user-config.target",
+        ],
+    ),
+    (
+        "flotilla-cloudinit-commands.service",
+        "exec",
+        On::Preset,
+        &[],
+        &["flotilla-cloudinit.service"],
+        &[],
+    ),
+    (
+        "sshd.socket",
+        "socket",
+        On::Preset,
+        &[],
+        &["flotilla-cloudinit.service", "sshd-keygen.service"],
+        &[],
+    ),
+    (
+        "sshd.service",
+        "simple",
+        On::Wanted,
+        &["ssh.service"],
+        &[],
+        &[],
+    ),
+    (
+        "sshd-keygen.service",
+        "oneshot",
+        On::Preset,
+        &[],
+        &[],
+        &["sshd.socket"],
+    ),
+    (
+        "ssh-key-proc-cmdline.service",
+        "oneshot",
+        On::Preset,
+        &[],
+        &[],
+        &["sshd.socket"],
+    ),
+    (
+        "chronyd.service",
+        "exec",
+        On::Preset,
+        &[
+            "systemd-timesyncd.service",
+            "ntpd.service",
+            "chrony.service",
+        ],
+        &["network.target"],
+        &["time-sync.target"],
+    ),
+    (
+        "chrony-wait.service",
+        "oneshot",
+        On::Wanted,
+        &[],
+        &["chronyd.service"],
+        &["time-sync.target"],
+    ),
+    (
+        "etcd.service",
+        "notify",
+        On::Wanted,
+        &["etcd2.service", "etcd-member.service"],
+        &["network-online.target"],
+        &[],
+    ),
+    (
+        "fleet.service",
+        "notify",
+        On::Wanted,
+        &["fleetd.service"],
+        &["fleet.socket", "etcd.service", "network-online.target"],
+        &[],
+    ),
+    (
+        "fleet.socket",
+        "socket",
+        On::Wanted,
+        &[],
+        &[],
+        &["fleet.service"],
+    ),
+    (
+        "docker.service",
+        "notify",
+        On::Wanted,
+        &[],
+        &["docker.socket", "flanneld.service", "network.target"],
+        &[],
+    ),
+    (
+        "docker.socket",
+        "socket",
+        On::Preset,
+        &[],
+        &["flotilla-cloudinit.service"],
+        &["docker.service"],
+    ),
+    (
+        "containers-restore.service",
+        "oneshot",
+        On::Preset,
+        &[],
+        &[
+            "flotilla-cloudinit.service",
+            "docker.service",
+            "flanneld.service",
+        ],
+        &[],
+    ),
+    (
+        "flanneld.service",
+        "notify",
+        On::Wanted,
+        &["flannel.service"],
+        &["etcd.service", "network-online.target"],
+        &["docker.service"],
+    ),
+    ("early-docker.target", "target", On::Wanted, &[], &[], &[]),
+    (
+        "flannel-docker-opts.service",
+        "oneshot",
+        On::Wanted,
+        &[],
+        &[],
+        &[],
+    ),
+    ("early-docker.service", "oneshot", On::Wanted, &[], &[], &[]),
+    (
+        "flotilla-health.service",
+        "oneshot",
+        On::Preset,
+        &[],
+        &["multi-user.target"],
+        &["boot-complete.target"],
+    ),
+    (
+        "update-mark-good.service",
+        "oneshot",
+        On::Preset,
+        &[],
+        &["boot-complete.target", "multi-user.target"],
+        &[],
+    ),
+];
+
+#[test]
+fn the_units_are_those_of_the_contract() {
+    use init_control::{DependencyKind as D, TypeSnapshot};
+    let world = world();
+    let mut sim = boot();
+    let mut bad = Vec::new();
+    for (name, unit_type, on, aliases, after, before) in UNITS.iter().copied() {
+        let unit = sim.snapshot(name);
+        if unit.load.as_str() != "loaded" {
+            bad.push(format!("{name} is {}", unit.load.as_str()));
+            continue;
+        }
+        let kind = match &unit.kind {
+            TypeSnapshot::Service(s) => s.service_type.clone(),
+            _ => name.rsplit('.').next().unwrap().to_owned(),
+        };
+        if kind != unit_type {
+            bad.push(format!("{name} is of type {kind}"));
+        }
+        for alias in aliases {
+            if sim.snapshot(alias).id != name {
+                bad.push(format!("{alias} is no other name of {name}"));
+            }
+        }
+        for (kind, others) in [(D::After, after), (D::Before, before)] {
+            let there: Vec<&String> = unit
+                .dependencies
+                .iter()
+                .filter(|(k, _)| *k == kind)
+                .flat_map(|(_, names)| names)
+                .collect();
+            for other in others {
+                if !there.iter().any(|n| n == other) {
+                    bad.push(format!("{name} is not {kind:?} {other}"));
+                }
+            }
+        }
+        // Who starts it, on a machine where nobody asked for anything.
+        let linked = world.dependency_links.iter().any(|(by, _, n)| {
+            n == name && !["network-online.target", "time-sync.target"].contains(&&**by)
+        });
+        let preset = enabled_by_preset(name) && world.files[name].contains("[Install]");
+        let holds = match on {
+            On::Preset => linked && preset,
+            On::Link => linked,
+            On::Wanted => !linked,
+        };
+        if !holds {
+            bad.push(format!("{name} is not started as the table says ({on:?})"));
+        }
+    }
+    assert!(bad.is_empty(), "{bad:#?}");
+}
+
+#[test]
+fn settings_that_others_rely_on() {
+    let mut sim = boot();
+    for (name, settings) in [
+        (
+            "unit-busd.service",
+            "Restart=always StartLimitIntervalSec=0 OOMScoreAdjust=-900",
+        ),
+        (
+            "systemd-journald.service",
+            "Restart=always OOMScoreAdjust=-500 Slice=flotilla.slice",
+        ),
+        (
+            "systemd-networkd.service",
+            "Restart=always OOMScoreAdjust=-500 Slice=flotilla.slice",
+        ),
+        (
+            "etcd.service",
+            "User=etcd TimeoutStartSec=0 Restart=always RestartSec=10s LimitNOFILE=40000 OOMScoreAdjust=-500",
+        ),
+        (
+            "fleet.service",
+            "Restart=always RestartSec=10s OOMScoreAdjust=-500",
+        ),
+        (
+            "docker.service",
+            "Restart=always RequiresMountsFor=/var/lib/docker Requires=docker.socket",
+        ),
+        (
+            "docker.socket",
+            "ListenStream=/run/docker.sock SocketMode=0660 SocketGroup=docker",
+        ),
+        (
+            "fleet.socket",
+            "ListenStream=/run/fleet.sock SocketMode=0660 SocketGroup=fleet",
+        ),
+        ("flanneld.service", "Restart=always RestartSec=5s"),
+        ("flotilla-cloudinit.service", "TimeoutSec=10min"),
+        ("flotilla-cloudinit-commands.service", "RemainAfterExit=yes"),
+        (
+            "sshd.socket",
+            "Accept=yes MaxConnections=64 DefaultDependencies=no",
+        ),
+        ("sshd@1-2.service", "KillMode=process"),
+        (
+            "containers-restore.service",
+            "RequiresMountsFor=/var/lib/docker",
+        ),
+        ("flotilla.slice", "MemoryMin=96M CPUWeight=500 IOWeight=500"),
+        (
+            "ssh-key-proc-cmdline.service",
+            "ConditionKernelCommandLine=sshkey",
+        ),
+        (
+            "update-mark-good.service",
+            "RemainAfterExit=yes Requires=boot-complete.target",
+        ),
+        ("getty@tty1.service", "Type=idle"),
+    ] {
+        let unit = sim.snapshot(name);
+        for setting in settings.split(' ') {
+            let (key, value) = setting.split_once('=').unwrap();
+            let found: Vec<&str> = unit
+                .settings
+                .iter()
+                .filter(|s| s.key == key)
+                .map(|s| &*s.value)
+                .collect();
+            assert!(found.contains(&value), "{name}: {setting}, found {found:?}");
+        }
+    }
+}
+
 /// 700 trivial units: what they cost grows with their number, not with its square.
 #[test]
 fn many_units() {
