@@ -266,20 +266,26 @@ fn next_steps(args: &UpArgs, web: bool) {
     let base = args.port_base;
     let flag = args.cluster.flag();
     println!("The cluster is up. Next:");
-    println!("  cargo xtask ssh{flag} 1                              a shell on node1 (user core)");
-    println!("  cargo xtask ssh{flag} 1 -- fleetctl list-machines    the cluster's machines");
+    let say = |command: String, what: &str| println!("  {command:<56} {what}");
+    let xtask = |verb: &str, rest: &str| format!("cargo xtask {verb}{flag}{rest}");
+    say(xtask("ssh", " 1"), "a shell on node1 (user core)");
+    say(
+        xtask("ssh", " 1 -- fleetctl list-machines"),
+        "the cluster's machines",
+    );
     if web {
-        println!(
-            "  cargo xtask ssh{flag} 1 -- fleetctl list-units       where the web containers run"
+        say(
+            xtask("ssh", " 1 -- fleetctl list-units"),
+            "where the web containers run",
         );
-        println!(
-            "  curl http://127.0.0.1:{}/                    the container on node1",
-            base + 81
+        say(xtask("ssh", " 1 -- docker ps"), "node1's container");
+        say(
+            format!("curl http://127.0.0.1:{}/", base + 81),
+            "the container on node1",
         );
-        println!("  cargo xtask ssh{flag} 1 -- docker ps                 its container");
     }
-    println!("  cargo xtask console{flag} 1                          its serial console");
-    println!("  cargo xtask down{flag}                               end all of it");
+    say(xtask("console", " 1"), "its serial console");
+    say(xtask("down", ""), "end all of it");
 }
 
 /// Ends the recorded processes.
