@@ -11,6 +11,7 @@ pub mod accel;
 pub mod examples;
 pub mod image;
 pub mod machine;
+pub mod members;
 pub mod process;
 pub mod registry;
 pub mod seed;

@@ -3,48 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use qemu_tests::members::{place_of, placed, three};
 use qemu_tests::process::wait_for;
 use qemu_tests::world::http_get;
 use qemu_tests::{Machine, World, examples};
 
 const MINUTES: Duration = Duration::from_secs(60);
-
-fn three(w: &World) -> anyhow::Result<Vec<Machine>> {
-    let mut machines = Vec::new();
-    for n in 1..=3 {
-        let mut spec = w.spec(n)?;
-        spec.seed = Some(w.seed(n, &examples::etcd_member(n, 3)));
-        machines.push(w.start(spec)?);
-    }
-    for m in &mut machines {
-        m.wait_ssh(4 * MINUTES)?;
-    }
-    Ok(machines)
-}
-
-/// `unit -> machine address` of units that are active.
-fn placed(m: &Machine) -> anyhow::Result<Vec<(String, String)>> {
-    let text = m.ssh("fleetctl list-units --full --no-legend --fields=unit,machine,sub")?;
-    Ok(text
-        .lines()
-        .filter_map(|l| {
-            let f: Vec<&str> = l.split_whitespace().collect();
-            match f[..] {
-                [unit, machine, "running"] => {
-                    Some((unit.to_string(), machine.rsplit('/').next()?.to_string()))
-                }
-                _ => None,
-            }
-        })
-        .collect())
-}
-
-fn place_of(m: &Machine, unit: &str) -> anyhow::Result<Option<String>> {
-    Ok(placed(m)?
-        .into_iter()
-        .find(|(u, _)| u == unit)
-        .map(|(_, a)| a))
-}
 
 #[test]
 fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()> {

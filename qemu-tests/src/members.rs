@@ -1,0 +1,55 @@
+//! The three-machine cluster of the examples: etcd members that run fleet, and what fleet says of its units.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::{Machine, World, examples};
+
+/// Three machines of `examples/etcd-member.yml`, up to ssh.
+///
+/// # Errors
+/// Where one does not come.
+pub fn three(w: &World) -> Result<Vec<Machine>> {
+    let mut machines = Vec::new();
+    for n in 1..=3 {
+        let mut spec = w.spec(n)?;
+        spec.seed = Some(w.seed(n, &examples::etcd_member(n, 3)));
+        machines.push(w.start(spec)?);
+    }
+    for m in &mut machines {
+        m.wait_ssh(Duration::from_secs(240))?;
+    }
+    Ok(machines)
+}
+
+/// `unit, machine address` of units that run.
+///
+/// # Errors
+/// Where fleetctl on `m` fails.
+pub fn placed(m: &Machine) -> Result<Vec<(String, String)>> {
+    let text = m.ssh("fleetctl list-units --full --no-legend --fields=unit,machine,sub")?;
+    Ok(text
+        .lines()
+        .filter_map(|l| {
+            let f: Vec<&str> = l.split_whitespace().collect();
+            match f[..] {
+                [unit, machine, "running"] => {
+                    Some((unit.to_string(), machine.rsplit('/').next()?.to_string()))
+                }
+                _ => None,
+            }
+        })
+        .collect())
+}
+
+/// Address of the machine that runs `unit`.
+///
+/// # Errors
+/// As [`placed`].
+pub fn place_of(m: &Machine, unit: &str) -> Result<Option<String>> {
+    Ok(placed(m)?
+        .into_iter()
+        .find(|(u, _)| u == unit)
+        .map(|(_, a)| a))
+}
