@@ -293,7 +293,7 @@ impl Cluster {
             Key::State(name, machine) => {
                 self.scheduler.set_held(name, machine, value.is_some());
             }
-            Key::Other => {}
+            _ => {}
         }
     }
 

@@ -28,6 +28,8 @@ pub struct AgentUnit {
     pub target: TargetState,
     /// Where it is scheduled.
     pub scheduled: Option<MachineId>,
+    /// Names the last restart asked for; 0 for none.
+    pub restart: u64,
 }
 
 /// A unit this machine shall have.
@@ -39,6 +41,8 @@ pub struct Wanted {
     pub target: TargetState,
     /// It runs here because it is global, not because it is scheduled.
     pub global: bool,
+    /// Names the last restart asked for; 0 for none.
+    pub restart: u64,
 }
 
 /// What this machine shall have: the units scheduled on it, and the global ones it accepts.
@@ -62,6 +66,7 @@ pub fn wanted(
                     hash: unit.hash.clone(),
                     target: unit.target,
                     global: false,
+                    restart: unit.restart,
                 },
             );
         }
@@ -78,6 +83,7 @@ pub fn wanted(
                 hash: unit.hash.clone(),
                 target: unit.target,
                 global: true,
+                restart: unit.restart,
             },
         );
     }
@@ -91,6 +97,8 @@ pub struct LocalUnit {
     pub hash: Arc<str>,
     /// Its start was asked for, and not its stop since.
     pub launched: bool,
+    /// The last restart that it has seen.
+    pub restart: u64,
 }
 
 /// What to do with one unit.
@@ -115,6 +123,8 @@ pub enum Step {
     Stop,
     /// Ask for its start.
     Start,
+    /// Stop it, wait until it is down, ask for its start.
+    Restart,
 }
 
 impl Step {
@@ -126,6 +136,7 @@ impl Step {
             Self::Load => "load",
             Self::Stop => "stop",
             Self::Start => "start",
+            Self::Restart => "restart",
         }
     }
 }
@@ -145,6 +156,8 @@ pub enum Reason {
     TargetLaunched,
     /// Its target state is loaded.
     TargetLoaded,
+    /// A restart was asked for since it was started.
+    RestartAsked,
 }
 
 impl fmt::Display for Reason {
@@ -156,11 +169,13 @@ impl fmt::Display for Reason {
             Self::TextChanged => "unit file has changed",
             Self::TargetLaunched => "unit loaded but desired state is launched",
             Self::TargetLoaded => "unit launched but desired state is loaded",
+            Self::RestartAsked => "a restart was asked for",
         })
     }
 }
 
-/// The tasks that bring `have` nearer to `wanted`: unload, load, stop, start, each by name.
+/// The tasks that bring `have` nearer to `wanted`: unload, load, stop, start, restart, each by name.
+/// Whatever is started counts as restarted, too.
 #[must_use]
 pub fn plan(
     wanted: &BTreeMap<UnitName, Wanted>,
@@ -183,6 +198,9 @@ pub fn plan(
             }
             Some(w) if w.target == TargetState::Loaded && local.launched => {
                 add(name, Step::Stop, Reason::TargetLoaded);
+            }
+            Some(w) if local.launched && w.restart != local.restart && w.restart != 0 => {
+                add(name, Step::Restart, Reason::RestartAsked);
             }
             Some(_) => {}
         }
@@ -223,6 +241,7 @@ mod tests {
                     hash: (*h).into(),
                     target: *t,
                     global: false,
+                    restart: 0,
                 },
             )
         });
@@ -232,6 +251,7 @@ mod tests {
                 LocalUnit {
                     hash: (*h).into(),
                     launched: *l,
+                    restart: 0,
                 },
             )
         });
@@ -264,6 +284,36 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_is_done_once_and_only_where_it_runs() {
+        for (target, have, expect) in [
+            (TargetState::Launched, (true, 0), &[Step::Restart][..]),
+            (TargetState::Launched, (true, 6), &[Step::Restart]),
+            (TargetState::Launched, (true, 7), &[]),
+            (TargetState::Launched, (false, 0), &[Step::Start]),
+            (TargetState::Loaded, (false, 0), &[]),
+            (TargetState::Loaded, (true, 0), &[Step::Stop]),
+        ] {
+            let wanted = Wanted {
+                hash: "1".into(),
+                target,
+                global: false,
+                restart: 7,
+            };
+            let local = LocalUnit {
+                hash: "1".into(),
+                launched: have.0,
+                restart: have.1,
+            };
+            let tasks = plan(
+                &BTreeMap::from([(name("a"), wanted)]),
+                &BTreeMap::from([(name("a"), local)]),
+            );
+            let steps: Vec<Step> = tasks.iter().map(|t| t.step).collect();
+            assert_eq!(steps, expect, "{target} {have:?}");
+        }
+    }
+
+    #[test]
     fn scheduled_units_beat_global_ones_whatever_their_names() {
         let me = MachineId::parse("m1").unwrap();
         let unit = |section: &str, scheduled: bool| {
@@ -275,6 +325,7 @@ mod tests {
                 requirements,
                 target: TargetState::Launched,
                 scheduled: scheduled.then(|| me.clone()),
+                restart: 0,
             }
         };
         let units = BTreeMap::from([
@@ -300,15 +351,15 @@ mod tests {
     proptest! {
         #[test]
         fn carrying_plans_out_settles(
-            wants in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>()), 0..5),
-            have in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>()), 0..5),
+            wants in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>(), 0..3u64), 0..5),
+            have in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>(), 0..3u64), 0..5),
         ) {
-            let wanted: BTreeMap<_, _> = wants.iter().map(|(n, (h, l))| {
+            let wanted: BTreeMap<_, _> = wants.iter().map(|(n, (h, l, r))| {
                 let target = if *l { TargetState::Launched } else { TargetState::Loaded };
-                (name(n), Wanted { hash: h.as_str().into(), target, global: false })
+                (name(n), Wanted { hash: h.as_str().into(), target, global: false, restart: *r })
             }).collect();
-            let mut have: BTreeMap<_, _> = have.iter().map(|(n, (h, l))| {
-                (name(n), LocalUnit { hash: h.as_str().into(), launched: *l })
+            let mut have: BTreeMap<_, _> = have.iter().map(|(n, (h, l, r))| {
+                (name(n), LocalUnit { hash: h.as_str().into(), launched: *l, restart: *r })
             }).collect();
             for _ in 0..2 {
                 for task in plan(&wanted, &have) {
@@ -316,10 +367,15 @@ mod tests {
                         Step::Unload => { have.remove(&task.unit); }
                         Step::Load => {
                             let hash = wanted[&task.unit].hash.clone();
-                            have.insert(task.unit, LocalUnit { hash, launched: false });
+                            let unit = LocalUnit { hash, launched: false, restart: 0 };
+                            have.insert(task.unit, unit);
                         }
                         Step::Stop => have.get_mut(&task.unit).unwrap().launched = false,
-                        Step::Start => have.get_mut(&task.unit).unwrap().launched = true,
+                        Step::Start | Step::Restart => {
+                            let restart = wanted[&task.unit].restart;
+                            let unit = have.get_mut(&task.unit).unwrap();
+                            (unit.launched, unit.restart) = (true, restart);
+                        }
                     }
                 }
             }

@@ -295,11 +295,16 @@ impl Agent {
                         load.start = true;
                     }
                 }
-                Step::Start => {
+                Step::Start | Step::Restart => {
                     let hash = self.local[&task.unit].unit.hash.clone();
+                    let restart = wanted[&task.unit].restart;
                     let parts = self.parts();
                     self.begin(&task.unit.clone(), async move {
-                        parts.start(task.unit, hash).await
+                        if task.step == Step::Restart {
+                            parts.restart(task.unit, hash, restart).await
+                        } else {
+                            parts.start(task.unit, hash, restart).await
+                        }
                     });
                 }
                 Step::Stop => {
@@ -359,16 +364,23 @@ impl Agent {
         for (name, outcome) in done.0 {
             self.busy.remove(&name);
             match outcome {
-                Outcome::Loaded { hash, launched } => {
+                Outcome::Loaded(unit) => {
                     self.retries.remove(&name);
-                    let unit = LocalUnit { hash, launched };
                     self.local.insert(name.clone(), Local { unit, state: None });
                     self.ask.insert(name);
                 }
-                Outcome::Launched(launched) => {
+                Outcome::Started { restart } => {
                     self.retries.remove(&name);
                     if let Some(local) = self.local.get_mut(&name) {
-                        local.unit.launched = launched;
+                        (local.unit.launched, local.unit.restart) = (true, restart);
+                    }
+                    self.ask.insert(name.clone());
+                    self.tell(&name);
+                }
+                Outcome::Stopped => {
+                    self.retries.remove(&name);
+                    if let Some(local) = self.local.get_mut(&name) {
+                        local.unit.launched = false;
                     }
                     self.ask.insert(name.clone());
                     self.tell(&name);

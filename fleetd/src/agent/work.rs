@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use etcd_kv::Lease;
-use fleet_model::agent::AgentUnit;
+use fleet_model::agent::{AgentUnit, LocalUnit};
 use fleet_model::{MachineId, UnitFile, UnitName};
 
 use super::files::Files;
@@ -26,6 +26,7 @@ pub(super) struct Load {
     file: Arc<UnitFile>,
     hash: Arc<str>,
     global: bool,
+    restart: u64,
     /// Start it too.
     pub(super) start: bool,
 }
@@ -36,6 +37,7 @@ impl Load {
             file: unit.file.clone(),
             hash: unit.hash.clone(),
             global,
+            restart: unit.restart,
             start: false,
         }
     }
@@ -49,9 +51,11 @@ pub(super) struct Done(pub(super) Vec<(UnitName, Outcome)>);
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It is in place.
-    Loaded { hash: Arc<str>, launched: bool },
-    /// Its start (or stop) was asked for.
-    Launched(bool),
+    Loaded(LocalUnit),
+    /// Its start was asked for, which counts as this restart.
+    Started { restart: u64 },
+    /// Its stop was asked for.
+    Stopped,
     /// It is gone.
     Unloaded,
     /// The schedule gave it to another machine meanwhile.
@@ -100,26 +104,21 @@ impl Parts {
             return Done(done);
         }
         for (name, load) in placed {
-            let launched = load.start;
-            if launched && let Err(outcome) = self.launch(&name, &load.hash).await {
+            let mut unit = LocalUnit {
+                hash: load.hash,
+                launched: load.start,
+                restart: load.restart,
+            };
+            if load.start
+                && let Err(outcome) = self.launch(&name, &unit.hash, load.restart).await
+            {
                 // It is loaded at least; the next plan starts it when the time has come.
-                done.push((
-                    name.clone(),
-                    Outcome::Loaded {
-                        hash: load.hash,
-                        launched: false,
-                    },
-                ));
+                unit.launched = false;
+                done.push((name.clone(), Outcome::Loaded(unit)));
                 done.push((name, outcome));
                 continue;
             }
-            done.push((
-                name,
-                Outcome::Loaded {
-                    hash: load.hash,
-                    launched,
-                },
-            ));
+            done.push((name, Outcome::Loaded(unit)));
         }
         Done(done)
     }
@@ -160,10 +159,10 @@ impl Parts {
         outcome
     }
 
-    async fn launch(&self, name: &UnitName, hash: &str) -> Result<(), Outcome> {
+    async fn launch(&self, name: &UnitName, hash: &str, restart: u64) -> Result<(), Outcome> {
         // Marked first: a daemon that dies in between must not start it a second time.
         self.files
-            .mark(name, Some(hash))
+            .mark(name, Some((hash, restart)))
             .map_err(|e| failed("start", &e, true))?;
         match self.manager.start(name.clone()).await {
             Ok(()) => Ok(()),
@@ -180,19 +179,29 @@ impl Parts {
     }
 
     /// Asks for the start of a unit that is in place.
-    pub(super) async fn start(self, name: UnitName, hash: Arc<str>) -> Done {
-        let outcome = match self.launch(&name, &hash).await {
-            Ok(()) => Outcome::Launched(true),
+    pub(super) async fn start(self, name: UnitName, hash: Arc<str>, restart: u64) -> Done {
+        let outcome = match self.launch(&name, &hash, restart).await {
+            Ok(()) => Outcome::Started { restart },
             Err(outcome) => outcome,
         };
         Done::one(name, outcome)
+    }
+
+    /// Stops a unit, waits until it is down, and asks for its start.
+    pub(super) async fn restart(self, name: UnitName, hash: Arc<str>, restart: u64) -> Done {
+        if let Err(error) = self.manager.stop_and_wait(name.clone()).await {
+            return Done::one(name, failed("restart", &error, true));
+        }
+        // A start limit that was reached must not refuse what an operator asks for.
+        let _ = self.manager.reset_failed(name.clone()).await;
+        self.start(name, hash, restart).await
     }
 
     /// Asks for the stop of a unit, which stays in place.
     pub(super) async fn stop(self, name: UnitName) -> Done {
         let outcome = match self.manager.stop(name.clone()).await {
             Ok(()) => match self.files.mark(&name, None) {
-                Ok(()) => Outcome::Launched(false),
+                Ok(()) => Outcome::Stopped,
                 Err(error) => failed("stop", &error, true),
             },
             Err(error) => failed("stop", &error, true),
