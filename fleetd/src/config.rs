@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use etcd_kv::{Credentials, Endpoint, KvError};
+use etcd_kv::{Credentials, Endpoint, KvError, Tls, TlsError, TlsFiles};
 use fleet_model::{Metadata, parse_metadata};
 
 /// Where the configuration is by default.
@@ -23,6 +23,8 @@ pub struct Settings {
     pub etcd_servers: Vec<Endpoint>,
     /// User and password at etcd.
     pub etcd_credentials: Option<Credentials>,
+    /// Authorities, certificate and key for etcd over TLS, read and checked.
+    pub etcd_tls: Option<Tls>,
     /// Prefix of all keys; `v3/` is added.
     pub etcd_key_prefix: String,
     /// Deadline of one request.
@@ -69,13 +71,13 @@ pub enum ConfigError {
     /// An etcd server cannot be used.
     #[error("etcd_servers")]
     Servers(#[source] KvError),
+    /// The files for TLS cannot be used.
+    #[error("etcd_cafile, etcd_certfile, etcd_keyfile")]
+    EtcdTls(#[source] TlsError),
 }
 
 /// Keys of the original that need saying something about.
-const NOT_SUPPORTED: [(&str, &str); 9] = [
-    ("etcd_cafile", "TLS to etcd is not supported yet"),
-    ("etcd_certfile", "TLS to etcd is not supported yet"),
-    ("etcd_keyfile", "TLS to etcd is not supported yet"),
+const NOT_SUPPORTED: [(&str, &str); 6] = [
     ("enable_grpc", "not needed with etcd v3"),
     ("disable_watches", "not needed with etcd v3"),
     ("systemd_user", "the system bus is always used"),
@@ -143,6 +145,8 @@ impl Settings {
         let mut settings = Self::default();
         let mut warnings = Vec::new();
         let (mut user, mut password) = (String::new(), String::new());
+        let mut tls = TlsFiles::default();
+        let file = |value: String| (!value.is_empty()).then(|| PathBuf::from(value));
         for (key, (value, origin)) in values {
             let mut bad = |what: &str| {
                 warnings.push(format!("{origin}: {key}: {what}; the default stays"));
@@ -160,6 +164,9 @@ impl Settings {
                 }
                 "etcd_username" => user = value,
                 "etcd_password" => password = value,
+                "etcd_cafile" => tls.ca = file(value),
+                "etcd_certfile" => tls.cert = file(value),
+                "etcd_keyfile" => tls.key = file(value),
                 "etcd_key_prefix" => settings.etcd_key_prefix = prefix(&value),
                 "etcd_request_timeout" => match seconds(&value) {
                     Some(time) => settings.etcd_request_timeout = time,
@@ -198,6 +205,11 @@ impl Settings {
         if settings.etcd_servers.is_empty() {
             settings.etcd_servers = Self::default().etcd_servers;
         }
+        // Read here, so that a bad file is found while the old settings can stay in force.
+        if tls.is_set() || settings.etcd_servers.iter().any(Endpoint::is_tls) {
+            let loaded = Tls::load(&tls).map_err(ConfigError::EtcdTls)?;
+            settings.etcd_tls = Some(loaded);
+        }
         Ok((settings, warnings))
     }
 }
@@ -212,6 +224,7 @@ impl Default for Settings {
                 server("http://127.0.0.1:4001"),
             ],
             etcd_credentials: None,
+            etcd_tls: None,
             etcd_key_prefix: "/_coreos.com/fleet/".into(),
             etcd_request_timeout: Duration::from_secs(1),
             engine_reconcile_interval: Duration::from_secs(2),
@@ -329,6 +342,28 @@ mod tests {
         let error = Settings::from_text("f", "a=b\nnonsense", std::iter::empty()).unwrap_err();
         assert_eq!(error.to_string(), "f:2: neither a comment nor KEY=VALUE");
         assert!(Settings::from_text("f", "etcd_servers=ftp://x", std::iter::empty()).is_err());
+    }
+
+    #[test]
+    fn files_for_tls_are_read_at_once_and_named_when_bad() {
+        let load = |text: &str| {
+            Settings::from_text("f", text, std::iter::empty()).map(|(s, _)| s.etcd_tls.is_some())
+        };
+        assert!(!load("etcd_cafile=\netcd_certfile=\n").unwrap());
+        for (text, expect) in [
+            ("etcd_cafile=/nowhere/ca.pem", "/nowhere/ca.pem: "),
+            (
+                "etcd_certfile=/nowhere/a.pem",
+                "a.pem is of no use without a key",
+            ),
+            (
+                "etcd_servers=https://a:1\netcd_cafile=/dev/null",
+                "/dev/null: holds no certificate",
+            ),
+        ] {
+            let chain = telemetry::chain(&load(text).unwrap_err());
+            assert!(chain.contains(expect), "{text}: {chain}");
+        }
     }
 
     #[test]

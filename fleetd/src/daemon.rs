@@ -103,6 +103,7 @@ pub async fn run(
             endpoints: settings.etcd_servers.clone(),
             request_timeout: settings.etcd_request_timeout,
             credentials: settings.etcd_credentials.clone(),
+            tls: settings.etcd_tls.clone(),
         }))
     });
     let registry = Registry::new(kv, &settings.etcd_key_prefix);

@@ -14,8 +14,12 @@
 //! - `testing` (feature): a private etcd server for tests, and the conformance suite that both
 //!   stores pass.
 //!
+//! - [`Tls`]: authorities, certificate and key for `https://` endpoints. The server is always
+//!   verified. User and password are exchanged for a token, which is renewed when the server no
+//!   longer takes it.
+//!
 //! What is not here: key layouts (each program owns its own), retry loops above a single call
-//! (policy of the program), TLS (an `https://` endpoint is refused with a clear error).
+//! (policy of the program).
 //!
 //! Rules a caller can rely on:
 //!
@@ -35,7 +39,7 @@ mod model;
 pub mod testing;
 
 pub use error::KvError;
-pub use etcd::{Credentials, Endpoint, EtcdConfig, EtcdKv};
+pub use etcd::{Credentials, Endpoint, EtcdConfig, EtcdKv, Tls, TlsError, TlsFiles};
 pub use kv::{BoxFuture, Kv, Watch, WatchBatch};
 pub use mem::MemKv;
 pub use model::{

@@ -7,7 +7,7 @@ use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Stream and connection windows: large enough for a full reading of a big cluster to flow.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -16,14 +16,17 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_MESSAGE: usize = 1 << 30;
 
 /// Failure of a call.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     /// The connection broke or could not take the request; `sent` tells whether it may have
     /// reached the server.
+    #[error("{reason}")]
     Transport { reason: String, sent: bool },
     /// The server answered with a status other than OK.
+    #[error("{message}")]
     Status { code: u32, message: String },
     /// The server does not speak gRPC.
+    #[error("not an answer of etcd: {0}")]
     Malformed(String),
 }
 
@@ -43,6 +46,7 @@ impl CallError {
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
     sender: SendRequest<Bytes>,
+    scheme: &'static str,
     authority: String,
 }
 
@@ -60,28 +64,44 @@ impl Channel {
         &self.authority
     }
 
-    /// Speaks HTTP/2 on a connected socket. The connection is driven by a task that ends with it.
-    pub(super) async fn open(tcp: TcpStream, authority: String) -> Result<Self, CallError> {
+    /// Speaks HTTP/2 on a connection. That is driven by a task that ends with it.
+    pub(super) async fn open(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        scheme: &'static str,
+        authority: String,
+    ) -> Result<Self, CallError> {
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .enable_push(false)
-            .handshake(tcp)
+            .handshake(stream)
             .await
             .map_err(|e| CallError::transport(&e, false))?;
         let ping_pong = connection.ping_pong();
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        let driver = tokio::spawn(async move {
+            let ended = connection.await;
+            if let Err(error) = &ended {
                 tracing::debug!(%error, "etcd connection ended");
             }
+            ended
         });
         // The handshake does not wait for the server. Nothing that matters is sent before it has
         // shown that it is alive and speaks the protocol.
-        if let Some(mut ping_pong) = ping_pong {
-            let ping = ping_pong.ping(h2::Ping::opaque()).await;
-            ping.map_err(|e| CallError::transport(&e, false))?;
+        if let Some(mut ping_pong) = ping_pong
+            && let Err(error) = ping_pong.ping(h2::Ping::opaque()).await
+        {
+            // The driver has ended first, and knows better why.
+            let error = match driver.await {
+                Ok(Err(cause)) => cause,
+                _ => error,
+            };
+            return Err(CallError::transport(&error, false));
         }
-        Ok(Self { sender, authority })
+        Ok(Self {
+            sender,
+            scheme,
+            authority,
+        })
     }
 
     /// Sends one message and waits for one.
@@ -115,7 +135,7 @@ impl Channel {
         metadata: &[(&'static str, String)],
         end: bool,
     ) -> Result<Streaming, CallError> {
-        let mut head = Request::post(format!("http://{}{path}", self.authority))
+        let mut head = Request::post(format!("{}://{}{path}", self.scheme, self.authority))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header(

@@ -23,7 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Begins a watch and returns when the server has confirmed it.
 pub(super) async fn start(kv: EtcdKv, request: WatchRequest) -> Result<Watch, KvError> {
     let deadline = kv.inner.config.request_timeout;
-    let mut tries = kv.inner.config.endpoints.len();
+    // Each endpoint in turn, and once more: the first failure may only cost the connection.
+    let mut tries = kv.inner.config.endpoints.len() + 1;
     let (stream, from) = loop {
         let attempt = timeout(deadline, open(&kv, &request, request.from));
         let error = match attempt.await {
@@ -112,14 +113,36 @@ async fn settle(
 }
 
 /// Opens a stream and waits for the confirmation; returns the revision it begins at.
+///
+/// etcd refuses a watch with an outdated token in the same words as one without permission, so a
+/// refusal counts only when it is repeated with a fresh token.
 async fn open(
     kv: &EtcdKv,
     request: &WatchRequest,
     from: Option<i64>,
 ) -> Result<(Streaming, i64), Broken> {
+    let before = kv.generation().await;
+    match open_once(kv, request, from).await {
+        Err((Broken::Final(KvError::Denied { .. }), used))
+            if kv.inner.config.credentials.is_some() && used == before =>
+        {
+            kv.drop_connection(used).await;
+            open_once(kv, request, from).await
+        }
+        other => other,
+    }
+    .map_err(|(broken, _)| broken)
+}
+
+/// One attempt; a failure comes with the generation of the connection that was used.
+async fn open_once(
+    kv: &EtcdKv,
+    request: &WatchRequest,
+    from: Option<i64>,
+) -> Result<(Streaming, i64), (Broken, u64)> {
     let connection = kv.connection().await.map_err(|error| match error {
-        KvError::Denied { .. } => Broken::Final(error),
-        other => Broken::Resumable(other.to_string()),
+        KvError::Denied { .. } => (Broken::Final(error), 0),
+        other => (Broken::Resumable(other.to_string()), 0),
     })?;
     let (key, range_end) = request.keys.to_wire();
     let create = proto::WatchCreateRequest {
@@ -142,18 +165,19 @@ async fn open(
         let first = stream.next::<proto::WatchResponse>().await?;
         Ok::<_, CallError>((stream, first))
     };
-    match opened.await {
+    let broken = match opened.await {
         Ok((stream, Some(first))) if first.created && !first.canceled => {
             let now = first.header.map_or(0, |h| h.revision);
-            Ok((stream, from.unwrap_or(now + 1)))
+            return Ok((stream, from.unwrap_or(now + 1)));
         }
-        Ok((_, Some(first))) => Err(cancelled(&first)),
-        Ok((_, None)) => Err(Broken::Resumable("the server ended the stream".into())),
+        Ok((_, Some(first))) => cancelled(&first),
+        Ok((_, None)) => Broken::Resumable("the server ended the stream".into()),
         Err(error) => {
             kv.drop_connection(connection.generation).await;
-            Err(broken(error))
+            broken(error)
         }
-    }
+    };
+    Err((broken, connection.generation))
 }
 
 /// Hands over batches until the stream breaks (`Some`) or nobody listens (`None`).
@@ -192,7 +216,9 @@ fn cancelled(message: &proto::WatchResponse) -> Broken {
         Broken::Final(KvError::Compacted {
             oldest: message.compact_revision,
         })
-    } else if message.cancel_reason.contains("permission") || message.cancel_reason.contains("auth")
+    } else if ["permission", "auth", "user name is empty"]
+        .iter()
+        .any(|word| message.cancel_reason.contains(word))
     {
         let message = message.cancel_reason.clone();
         Broken::Final(KvError::Denied {
@@ -210,6 +236,9 @@ fn cancelled(message: &proto::WatchResponse) -> Broken {
 fn broken(error: CallError) -> Broken {
     match error {
         CallError::Transport { reason, .. } => Broken::Resumable(reason),
+        CallError::Status { code, message } if super::outdated_token(code, &message) => {
+            Broken::Resumable(message)
+        }
         CallError::Status {
             code: 3 | 7,
             message,
