@@ -113,6 +113,7 @@ pub async fn run(
         public_ip: address.unwrap_or_else(|| settings.public_ip.clone()),
         metadata: settings.metadata.clone(),
         version: crate::VERSION.to_owned(),
+        ..Machine::default()
     };
     let lease_file = lease_file(settings);
     let standing = Presence::start(

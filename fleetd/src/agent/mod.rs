@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_model::agent::{AgentTask, LocalUnit, Step, Wanted, plan, wanted};
-use fleet_model::{MachineId, Metadata, Phase, UnitName, UnitState, merge_metadata};
+use fleet_model::{MachineId, Metadata, Offer, Phase, UnitName, UnitState, merge_metadata};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -243,6 +243,9 @@ impl Agent {
             active: state.active.clone(),
             sub: state.sub.clone(),
             phase,
+            since: None,
+            restart: None,
+            ready: None,
         };
         // The publisher lives as long as we do.
         let _ = self.publish.send((name.clone(), Some(state)));
@@ -253,7 +256,12 @@ impl Agent {
         let none = Metadata::new();
         let overlay = desired.overlays.get(&self.context.me).unwrap_or(&none);
         let metadata = merge_metadata(&self.context.metadata, overlay);
-        wanted(&self.context.me, &metadata, &desired.units)
+        wanted(
+            &self.context.me,
+            &metadata,
+            &Offer::default(),
+            &desired.units,
+        )
     }
 
     /// Plans, and starts work for all units that have none under way and are not to wait.

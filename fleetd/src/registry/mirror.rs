@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use etcd_kv::Event;
 use fleet_model::agent::AgentUnit;
-use fleet_model::{MachineId, Metadata, Requirements, TargetState, UnitFile, UnitName};
+use fleet_model::{
+    BatchResult, MachineId, Metadata, Requirements, TargetState, UnitFile, UnitName,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::orders::{read_nonce, read_record};
-use super::{Cordon, Follow, Key, Registry, RunResult, Update};
+use super::{Cordon, Follow, Key, Registry, Update};
 
 /// How long a reader waits for its own write to come round.
 const OWN_WRITE: Duration = Duration::from_secs(2);
@@ -28,7 +30,7 @@ pub struct Desired {
     /// Machines that get no new units.
     pub cordons: BTreeMap<MachineId, Cordon>,
     /// What came of batch units.
-    pub results: BTreeMap<UnitName, RunResult>,
+    pub results: BTreeMap<UnitName, Arc<BatchResult>>,
     /// Restarts asked for, by unit.
     restarts: BTreeMap<UnitName, u64>,
     /// Parts of units whose text has not been seen.
@@ -79,7 +81,12 @@ impl Desired {
                 put_or_remove(&mut self.restarts, name, nonce);
             }
             Key::Result(name) => {
-                let result = value.and_then(|value| read_record(&name, value));
+                let result = value
+                    .and_then(|value| read_record(&name, value))
+                    .map(Arc::new);
+                if let Some(unit) = self.units.get_mut(&name) {
+                    unit.result = result.clone();
+                }
                 put_or_remove(&mut self.results, name, result);
             }
             Key::Cordon(machine) => {
@@ -113,6 +120,7 @@ impl Desired {
                     target: target.unwrap_or(TargetState::Inactive),
                     scheduled,
                     restart: self.restarts.get(&name).copied().unwrap_or(0),
+                    result: self.results.get(&name).cloned(),
                 };
                 self.units.insert(name, unit);
             }

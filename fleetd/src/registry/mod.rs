@@ -11,7 +11,7 @@
 //! | `job/NAME/target` | `inactive`, `loaded`, `launched` | until destroyed |
 //! | `job/NAME/schedule` | machine ID | written by the leader only |
 //! | `job/NAME/restart` | decimal nonce; a new one asks for a restart | until destroyed |
-//! | `job/NAME/result` | JSON: [`RunResult`] of a batch unit | until started anew or destroyed |
+//! | `job/NAME/result` | JSON: [`fleet_model::BatchResult`] of a batch unit | until started anew or destroyed |
 //! | `cordon/MACHINE` | JSON: [`Cordon`] | until lifted |
 //! | `metadata/MACHINE/KEY` | text; empty hides the key | permanent |
 //! | `rebalance` | JSON: [`Rebalance`] | until the leader has done it |
@@ -38,7 +38,7 @@ pub use keys::Key;
 use keys::Layout;
 pub use mirror::{Desired, Mirror};
 use orders::read_record;
-pub use orders::{Announcement, Cordon, Rebalance, RunResult, Verdict};
+pub use orders::{Announcement, Cordon, Rebalance};
 
 /// Format of the keys that this daemon knows.
 const FORMAT: u32 = 1;

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use etcd_kv::{Compare, Keys, Lease, Op, Txn};
-use fleet_model::{MachineId, UnitName};
+use fleet_model::{BatchResult, MachineId, UnitName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -35,32 +35,6 @@ pub struct Rebalance {
     /// When it was asked for, RFC 3339.
     #[serde(default)]
     pub requested: String,
-}
-
-/// How a batch unit ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// As it should.
-    Success,
-    /// Otherwise, as often as it was allowed to try.
-    Failure,
-}
-
-/// What came of a batch unit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunResult {
-    /// How it ended.
-    pub outcome: Verdict,
-    /// Exit status of the last try, or the number of the signal that ended it.
-    pub exit_status: i32,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// Where it ran last.
-    pub machine: String,
-    /// When it ended, RFC 3339.
-    #[serde(default)]
-    pub finished: String,
 }
 
 /// Where an announced service can be reached.
@@ -94,7 +68,7 @@ impl Record for Rebalance {
     }
 }
 
-impl Record for RunResult {
+impl Record for BatchResult {
     fn texts(&self) -> Vec<&str> {
         vec![&self.machine, &self.finished]
     }
@@ -238,7 +212,7 @@ impl Registry {
         &self,
         name: &UnitName,
         machine: &MachineId,
-        result: &RunResult,
+        result: &BatchResult,
     ) -> Result<bool, RegistryError> {
         let txn = Txn::new()
             .when(Compare::exists(self.layout.job(name, "unit")))
@@ -327,15 +301,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_units_orders_go_with_it_and_results_end_with_a_new_start() {
-        use fleet_model::{TargetState, UnitFile};
+        use fleet_model::{Outcome, TargetState, UnitFile};
 
         let kv = std::sync::Arc::new(etcd_kv::MemKv::new());
         let registry = Registry::new(kv, "/");
         let unit = UnitName::parse("a.service").unwrap();
         let machine = MachineId::parse("m1").unwrap();
         let file = UnitFile::parse("[Service]\nExecStart=/x\n").unwrap();
-        let result = RunResult {
-            outcome: Verdict::Failure,
+        let result = BatchResult {
+            outcome: Outcome::Failure,
             exit_status: 3,
             attempts: 2,
             machine: "m1".into(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use crate::amount::{Offer, Reservation};
 use crate::glob::Glob;
 use crate::machine::Metadata;
 use crate::name::UnitName;
@@ -14,6 +15,7 @@ pub struct Population {
     names: BTreeSet<UnitName>,
     conflicts: PatternIndex,
     replaces: PatternIndex,
+    reserved: Reservation,
 }
 
 /// Patterns by the text that every match begins with, and who holds them.
@@ -60,7 +62,10 @@ impl PatternIndex {
 impl Population {
     /// Adds a unit.
     pub fn add(&mut self, name: &UnitName, requirements: &Requirements) {
-        self.names.insert(name.clone());
+        if !self.names.insert(name.clone()) {
+            return;
+        }
+        self.reserved = self.reserved.plus(requirements.reservation);
         requirements
             .conflicts
             .iter()
@@ -73,7 +78,10 @@ impl Population {
 
     /// Removes a unit that was added with these requirements.
     pub fn remove(&mut self, name: &UnitName, requirements: &Requirements) {
-        self.names.remove(name);
+        if !self.names.remove(name) {
+            return;
+        }
+        self.reserved = self.reserved.minus(requirements.reservation);
         requirements
             .conflicts
             .iter()
@@ -88,6 +96,12 @@ impl Population {
     #[must_use]
     pub fn names(&self) -> &BTreeSet<UnitName> {
         &self.names
+    }
+
+    /// What they reserve together.
+    #[must_use]
+    pub fn reserved(&self) -> Reservation {
+        self.reserved
     }
 
     /// Others that a pattern of a unit matches.
@@ -122,16 +136,22 @@ impl Population {
     }
 }
 
-/// The global units that run on a machine: its metadata must fit, and neither a scheduled unit nor
-/// a global one accepted before, in name order, may conflict. `globals` must come in name order.
+/// The global units that run on a machine: its metadata must fit, neither a scheduled unit nor a
+/// global one accepted before, in name order, may conflict, and what they reserve must be left.
+/// `globals` must come in name order.
 pub fn accept_globals<'a>(
     metadata: &Metadata,
+    offer: &Offer,
     scheduled: &Population,
     globals: impl Iterator<Item = (&'a UnitName, &'a Requirements)>,
 ) -> Population {
     let mut accepted = Population::default();
     for (name, requirements) in globals {
+        let need = requirements.reservation;
+        let reserved = scheduled.reserved.plus(accepted.reserved);
         if requirements.missing_metadata(metadata).is_none()
+            && requirements.invalid.is_none()
+            && (need.is_nothing() || reserved.plus(need).fits(offer))
             && scheduled.conflicts(name, requirements).next().is_none()
             && accepted.conflicts(name, requirements).next().is_none()
         {

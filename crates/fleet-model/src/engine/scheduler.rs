@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::population::{Population, accept_globals};
 use super::reason::{Obstacle, Reason, Waiting};
 use super::{EngineTask, Plan, Step};
+use crate::amount::Offer;
 use crate::machine::{MachineId, Metadata};
 use crate::name::UnitName;
 use crate::requirements::Requirements;
@@ -370,7 +371,7 @@ impl Scheduler {
             .globals
             .iter()
             .filter_map(|name| units.get(name).map(|entry| (name, &*entry.requirements)));
-        let accepted = accept_globals(&slot.metadata, &slot.residents, globals);
+        let accepted = accept_globals(&slot.metadata, &Offer::default(), &slot.residents, globals);
         if accepted.names() == slot.globals.names() {
             slot.globals = accepted;
             return;

@@ -1,4 +1,7 @@
-//! The JSON of the HTTP API v1. Fields are left out when empty, as the original does.
+//! The JSON of the HTTP API v1. Fields are left out when empty, as the original does. What goes
+//! beyond v1 is in [`flotilla`].
+
+pub mod flotilla;
 
 use serde::{Deserialize, Serialize};
 
