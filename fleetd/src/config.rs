@@ -5,6 +5,7 @@
 //! machine out of the cluster; what is certainly not meant so (bad etcd addresses) is an error.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub agent_ttl: Duration,
     /// Page size of the API.
     pub token_limit: u16,
+    /// Where DNS is served; nowhere if empty.
+    pub dns_listen: Vec<SocketAddr>,
     /// Never lead.
     pub disable_engine: bool,
     /// Where unit files go.
@@ -186,6 +189,10 @@ impl Settings {
                     Ok(n) if n > 0 => settings.token_limit = n,
                     _ => bad("not a number from 1 to 65535"),
                 },
+                "dns_listen" => match list(&value).iter().map(|a| dns_address(a)).collect() {
+                    Some(addresses) => settings.dns_listen = addresses,
+                    None => bad("not a list of ADDRESS or ADDRESS:PORT"),
+                },
                 "disable_engine" => match boolean(&value) {
                     Some(b) => settings.disable_engine = b,
                     None => bad("neither true nor false"),
@@ -232,12 +239,22 @@ impl Default for Settings {
             metadata: Metadata::new(),
             agent_ttl: Duration::from_secs(10),
             token_limit: 100,
+            dns_listen: Vec::new(),
             disable_engine: false,
             units_directory: "/run/fleet/units".into(),
             run_directory: "/run/fleet".into(),
             machine_id_file: "/etc/machine-id".into(),
         }
     }
+}
+
+/// `ADDRESS` or `ADDRESS:PORT`, an IPv6 address with port in brackets; port 53 if none is given.
+fn dns_address(text: &str) -> Option<SocketAddr> {
+    let bare = || {
+        let ip = text.trim_start_matches('[').trim_end_matches(']');
+        Some(SocketAddr::new(ip.parse::<IpAddr>().ok()?, 53))
+    };
+    text.parse().ok().or_else(bare)
 }
 
 fn unquote(value: &str) -> &str {
@@ -364,6 +381,25 @@ mod tests {
             let chain = telemetry::chain(&load(text).unwrap_err());
             assert!(chain.contains(expect), "{text}: {chain}");
         }
+    }
+
+    #[test]
+    fn addresses_for_dns_may_have_ports() {
+        for (text, expect) in [
+            ("127.0.0.54", Some("127.0.0.54:53")),
+            ("127.0.0.54:5353", Some("127.0.0.54:5353")),
+            ("::1", Some("[::1]:53")),
+            ("[::1]:5353", Some("[::1]:5353")),
+            ("localhost", None),
+            ("127.0.0.54:x", None),
+            ("", None),
+        ] {
+            let read = dns_address(text).map(|a| a.to_string());
+            assert_eq!(read.as_deref(), expect, "{text}");
+        }
+        let text = "dns_listen=127.0.0.54, 172.17.0.1";
+        let (settings, warnings) = Settings::from_text("f", text, std::iter::empty()).unwrap();
+        assert_eq!((settings.dns_listen.len(), warnings.len()), (2, 0));
     }
 
     #[test]

@@ -134,6 +134,12 @@ pub async fn run(
         };
         tokio::spawn(engine.run());
     }
+    if !settings.dns_listen.is_empty() {
+        let directory = crate::dns::Directory::start(registry.clone());
+        for address in &settings.dns_listen {
+            crate::dns::Server::start(*address, directory.clone());
+        }
+    }
     let (stop, stopped) = oneshot::channel();
     let agent = tokio::spawn(run_agent(
         Context {
@@ -141,6 +147,7 @@ pub async fn run(
             mirror: mirror.clone(),
             me,
             metadata: settings.metadata.clone(),
+            public_ip: settings.public_ip.clone(),
             standing: standing.clone(),
             manager: io.manager.clone(),
             files,

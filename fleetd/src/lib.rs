@@ -13,6 +13,7 @@
 //!   restart is not seen by the cluster.
 //! - [`engine`]: performs the plans of `fleet_model::engine` while this machine leads.
 //! - [`agent`]: performs the plans of `fleet_model::agent` through a [`agent::ServiceManager`].
+//! - [`announce`]: writes what this machine's units serve into the registry; [`dns`] answers from it.
 //! - [`api`]: HTTP API v1 on the sockets that the service manager passes.
 //! - [`daemon`]: puts the parts together, and what happens at the end.
 //!
@@ -22,9 +23,11 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod announce;
 pub mod api;
 pub mod config;
 pub mod daemon;
+pub mod dns;
 pub mod engine;
 mod host;
 pub mod presence;

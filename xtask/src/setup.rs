@@ -48,6 +48,7 @@ pub const ALL: &[&str] = &[
     "qemu-utils",
     "skopeo",
     "vde2",
+    "bind9-dnsutils",
     "busybox-static",
     "cpio",
     "cryptsetup-bin",

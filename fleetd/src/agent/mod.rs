@@ -26,15 +26,16 @@ use std::time::Duration;
 
 use fleet_model::agent::{AgentTask, LocalUnit, Step, Wanted, plan, wanted};
 use fleet_model::{MachineId, Metadata, Offer, Phase, UnitName, UnitState, merge_metadata};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 pub use files::{FileError, Files};
 pub use manager::{ActualState, ManagerError, News, ServiceManager, Systemd};
-use publisher::{Change, Publisher};
+use publisher::Publisher;
 use work::{Done, Load, Outcome};
 
+use crate::announce::{Announcer, Tell};
 use crate::presence::Standing;
 use crate::registry::{Mirror, Registry};
 
@@ -55,6 +56,8 @@ pub struct Context {
     pub me: MachineId,
     /// Its own metadata.
     pub metadata: Metadata,
+    /// Its address as configured; empty: looked up.
+    pub public_ip: String,
     /// Its standing.
     pub standing: watch::Receiver<Standing>,
     /// The service manager.
@@ -82,7 +85,7 @@ struct Retry {
 #[derive(Debug)]
 struct Agent {
     context: Context,
-    publish: mpsc::UnboundedSender<Change>,
+    publish: Tell,
     local: BTreeMap<UnitName, Local>,
     busy: BTreeSet<UnitName>,
     retries: BTreeMap<UnitName, Retry>,
@@ -101,7 +104,8 @@ pub type Stop = oneshot::Receiver<bool>;
 /// Runs the agent until it is asked to stop.
 pub async fn run(context: Context, mut stop: Stop) {
     let registry = context.registry.clone();
-    let publish = Publisher::start(registry, context.me.clone(), context.standing.clone());
+    let publisher = Publisher::start(registry, context.me.clone(), context.standing.clone());
+    let (publish, told) = Tell::new(publisher);
     let mut news = context.manager.news();
     let mut agent = Agent {
         context,
@@ -117,6 +121,14 @@ pub async fn run(context: Context, mut stop: Stop) {
     if !agent.adopt(&mut stop).await {
         return;
     }
+    Announcer::start(
+        agent.context.registry.clone(),
+        agent.context.me.clone(),
+        agent.context.mirror.clone(),
+        agent.context.standing.clone(),
+        agent.context.public_ip.clone(),
+        told,
+    );
     loop {
         let due = agent.retries.values().filter_map(|r| r.at).min();
         tokio::select! {

@@ -9,15 +9,13 @@ use fleet_model::{MachineId, UnitName, UnitState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use crate::announce::Change;
 use crate::presence::Standing;
 use crate::registry::Registry;
 
 /// States in one write; etcd allows 128.
 const BATCH: usize = 100;
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// One unit's state, or that it is here no more.
-pub type Change = (UnitName, Option<UnitState>);
 
 /// The task that publishes.
 #[derive(Debug)]

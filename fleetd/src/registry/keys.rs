@@ -5,8 +5,9 @@ use std::sync::Arc;
 use etcd_kv::Keys;
 use fleet_model::{MachineId, UnitName};
 
-/// Longest name of an announced service; one label of a DNS name.
-const LONGEST_SERVICE: usize = 63;
+/// Longest first part of an announcement's key: one label of a DNS name, and what tells several
+/// ports of one service apart.
+const LONGEST_SERVICE: usize = 80;
 
 /// A key of the registry, read.
 #[derive(Debug, Clone, PartialEq, Eq)]

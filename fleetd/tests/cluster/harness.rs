@@ -1,6 +1,7 @@
 //! Daemons, each in a runtime of its own, so that one can be killed like a process.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ use crate::pretend::Pretend;
 
 pub(crate) struct Daemon {
     pub(crate) manager: Pretend,
+    /// Where it serves DNS.
+    pub(crate) dns: SocketAddr,
     settings: Settings,
     socket: PathBuf,
     listener: OwnedFd,
@@ -51,8 +54,11 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("machine-id"), format!("{id}\n")).unwrap();
+        // Free now; the kernel hands out others for a while.
+        let dns = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let dns = dns.local_addr().unwrap();
         let text = format!(
-            "etcd_servers={etcd_url}\nagent_ttl=2s\npublic_ip=10.0.0.{number}\nmetadata=index={number}\n"
+            "etcd_servers={etcd_url}\nagent_ttl=2s\npublic_ip=10.0.0.{number}\nmetadata=index={number}\ndns_listen={dns}\n"
         );
         let (settings, warnings) = Settings::from_text("test", &text, std::iter::empty()).unwrap();
         assert_eq!(warnings, Vec::<String>::new());
@@ -66,6 +72,7 @@ impl Daemon {
         let listener = UnixListener::bind(&socket).unwrap().into();
         let mut daemon = Self {
             manager: Pretend::default(),
+            dns,
             settings,
             socket,
             listener,

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+mod discovery;
 mod harness;
 mod pretend;
 
