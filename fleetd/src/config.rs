@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etcd_kv::{Credentials, Endpoint, KvError, Tls, TlsError, TlsFiles};
-use fleet_model::{Metadata, parse_metadata};
+use fleet_model::{Cpu, Metadata, Offer, parse_bytes, parse_metadata};
 
 /// Where the configuration is by default.
 pub const DEFAULT_FILE: &str = "/etc/fleet/fleet.conf";
@@ -36,6 +36,8 @@ pub struct Settings {
     pub public_ip: String,
     /// Metadata to publish.
     pub metadata: Metadata,
+    /// What to offer to units, where that is not all there is.
+    pub offer: Offer,
     /// How long the machine counts as present without a sign of life.
     pub agent_ttl: Duration,
     /// Page size of the API.
@@ -181,6 +183,14 @@ impl Settings {
                 },
                 "public_ip" => settings.public_ip = value,
                 "metadata" => settings.metadata = parse_metadata(&value),
+                "offer_memory" => match parse_bytes(&value) {
+                    Ok(bytes) => settings.offer.memory = Some(bytes),
+                    Err(what) => bad(what),
+                },
+                "offer_cpus" => match Cpu::parse(&value) {
+                    Ok(cpu) => settings.offer.cpu = Some(cpu),
+                    Err(what) => bad(what),
+                },
                 "agent_ttl" => match duration(&value) {
                     Some(time) if time >= Duration::from_secs(2) => settings.agent_ttl = time,
                     _ => bad("not a duration with a unit, of 2s or more"),
@@ -237,6 +247,7 @@ impl Default for Settings {
             engine_reconcile_interval: Duration::from_secs(2),
             public_ip: String::new(),
             metadata: Metadata::new(),
+            offer: Offer::default(),
             agent_ttl: Duration::from_secs(10),
             token_limit: 100,
             dns_listen: Vec::new(),

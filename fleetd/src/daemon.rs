@@ -13,14 +13,16 @@ use etcd_kv::{EtcdConfig, EtcdKv, Kv};
 use fleet_model::Machine;
 use sd_daemon::{State, notify};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
 use crate::api::{Api, Listener};
+use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
 use crate::engine::Engine;
-use crate::host::{MachineIdError, default_address, machine_id};
-use crate::presence::Presence;
+use crate::host::{MachineIdError, cpus, default_address, machine_id, memory};
+use crate::presence::{Presence, Standing};
 use crate::registry::{Mirror, Registry};
 
 /// How long leaving the cluster may take.
@@ -66,6 +68,8 @@ pub struct Io {
     pub manager: Arc<dyn ServiceManager>,
     /// Another store than etcd.
     pub kv: Option<Arc<dyn Kv>>,
+    /// The machine's clock.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// What the end of the daemon means for its units.
@@ -107,22 +111,30 @@ pub async fn run(
         }))
     });
     let registry = Registry::new(kv, &settings.etcd_key_prefix);
-    let detect = settings.public_ip.is_empty();
-    let address = default_address().filter(|_| detect).map(|a| a.to_string());
-    let machine = Machine {
-        public_ip: address.unwrap_or_else(|| settings.public_ip.clone()),
-        metadata: settings.metadata.clone(),
-        version: crate::VERSION.to_owned(),
-        ..Machine::default()
-    };
+    let machine = describe(settings);
+    let offer = machine.offer();
     let lease_file = lease_file(settings);
-    let standing = Presence::start(
-        registry.clone(),
-        me.clone(),
+    let (standing_tx, standing) = watch::channel(Standing::default());
+    let (validity_tx, validity) = watch::channel(None);
+    let presence = Presence {
+        registry: registry.clone(),
+        id: me.clone(),
         machine,
-        detect,
-        settings.agent_ttl,
-        lease_file.clone(),
+        detect_address: settings.public_ip.is_empty(),
+        ttl: settings.agent_ttl,
+        lease_file: lease_file.clone(),
+        clock: io.clock.clone(),
+        standing: standing_tx,
+        validity: validity_tx,
+    };
+    presence.start();
+    let fence = Fence::start(
+        &settings.run_directory,
+        &guard_command(settings),
+        files.clone(),
+        io.clock.clone(),
+        io.manager.clone(),
+        validity,
     );
     let mirror = Mirror::start(registry.clone());
     if !settings.disable_engine {
@@ -148,9 +160,12 @@ pub async fn run(
             me,
             metadata: settings.metadata.clone(),
             public_ip: settings.public_ip.clone(),
+            offer,
             standing: standing.clone(),
             manager: io.manager.clone(),
             files,
+            fence,
+            clock: io.clock.clone(),
         },
         stopped,
     ));
@@ -192,6 +207,42 @@ pub async fn run(
         leave(&registry, &standing, &lease_file).await;
     }
     Ok(end)
+}
+
+/// What the machine says of itself.
+fn describe(settings: &Settings) -> Machine {
+    let address = default_address().filter(|_| settings.public_ip.is_empty());
+    Machine {
+        public_ip: address.map_or_else(|| settings.public_ip.clone(), |a| a.to_string()),
+        metadata: settings.metadata.clone(),
+        version: crate::VERSION.to_owned(),
+        memory_bytes: settings.offer.memory.or_else(memory),
+        cpus: settings.offer.cpu.or_else(cpus),
+    }
+}
+
+/// What the guard of the fence runs.
+fn guard_command(settings: &Settings) -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/fleetd".into());
+    format!(
+        "{} guard {} {}",
+        program.display(),
+        settings.run_directory.display(),
+        settings.units_directory.display()
+    )
+}
+
+/// The guard of the fence: `fleetd guard RUN_DIRECTORY UNITS_DIRECTORY`. Never returns unless it
+/// cannot begin.
+pub async fn guard(run: PathBuf, units: PathBuf, manager: Arc<dyn ServiceManager>) -> FileError {
+    match Files::open(&units, &run) {
+        Ok(files) => {
+            watch_over(run, files, Arc::new(MachineClock), manager).await;
+            // Not reached: it watches for ever.
+            std::future::pending().await
+        }
+        Err(error) => error,
+    }
 }
 
 fn lease_file(settings: &Settings) -> PathBuf {

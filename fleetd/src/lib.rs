@@ -10,7 +10,8 @@
 //! - [`config`]: `fleet.conf` and `FLEET_*`.
 //! - [`registry`]: the only code that knows the keys in etcd; follows changes, never polls.
 //! - [`presence`]: the machine's lease and record. A restarted daemon takes its old lease over, so a
-//!   restart is not seen by the cluster.
+//!   restart is not seen by the cluster. Here is the rule by which a unit with `Partition=stop` never
+//!   runs twice.
 //! - [`engine`]: performs the plans of `fleet_model::engine` while this machine leads.
 //! - [`agent`]: performs the plans of `fleet_model::agent` through a [`agent::ServiceManager`].
 //! - [`announce`]: writes what this machine's units serve into the registry; [`dns`] answers from it.
@@ -25,6 +26,7 @@
 pub mod agent;
 pub mod announce;
 pub mod api;
+pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dns;

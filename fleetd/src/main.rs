@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use fleetd::agent::Systemd;
+use fleetd::clock::MachineClock;
 use fleetd::config::{ConfigError, DEFAULT_FILE, Settings};
 use fleetd::daemon::{DaemonError, End, Io, run, signalled};
 
@@ -42,6 +43,7 @@ enum MainError {
 
 enum Request {
     Run(Option<PathBuf>),
+    Guard(PathBuf, PathBuf),
     Print(String),
 }
 
@@ -59,6 +61,10 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
+        Request::Guard(run, units) => match guard(run, units) {
+            Ok(never) => never,
+            Err(error) => telemetry::report("fleetd guard", &error, None),
+        },
         Request::Run(file) => match serve(file) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -80,6 +86,10 @@ fn main() -> ExitCode {
 fn arguments(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
     let mut file = None;
     while let Some(arg) = args.next() {
+        if arg == "guard" {
+            let mut directory = || args.next().ok_or("guard needs two directories");
+            return Ok(Request::Guard(directory()?.into(), directory()?.into()));
+        }
         match arg.trim_start_matches("--").split_once('=') {
             Some(("config", path)) => file = Some(PathBuf::from(path)),
             _ => match arg.as_str() {
@@ -101,12 +111,25 @@ fn arguments(mut args: impl Iterator<Item = String>) -> Result<Request, String> 
     Ok(Request::Run(file))
 }
 
+/// What `fleet-guard.service` runs; see `fleetd::agent::fence`.
+fn guard(run: PathBuf, units: PathBuf) -> Result<ExitCode, MainError> {
+    telemetry::init("fleetd", telemetry::Sink::detect(), 0);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(MainError::Runtime)?;
+    let manager = Arc::new(Systemd::new());
+    let error = runtime.block_on(fleetd::daemon::guard(run, units, manager));
+    Err(MainError::Daemon(DaemonError::Files(error)))
+}
+
 fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
     let sockets = sd_daemon::listen_fds()?;
     let mut io = Io {
         sockets: sockets.into_iter().map(|s| (s.name, s.fd)).collect(),
         manager: Arc::new(Systemd::new()),
         kv: None,
+        clock: Arc::new(MachineClock),
     };
     let load = || Settings::load(file.as_deref(), std::env::vars());
     let (mut settings, mut warnings) = load()?;

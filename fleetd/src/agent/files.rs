@@ -71,6 +71,12 @@ impl Files {
         Ok(found)
     }
 
+    /// The text that is in place.
+    #[must_use]
+    pub fn read(&self, name: &UnitName) -> Option<UnitFile> {
+        UnitFile::parse(&std::fs::read_to_string(self.path(name)).ok()?).ok()
+    }
+
     /// Puts a unit's file in place; nobody ever sees half of it.
     pub fn write(&self, name: &UnitName, file: &UnitFile) -> Result<(), FileError> {
         let path = self.path(name);
@@ -94,6 +100,12 @@ impl Files {
             }
             None => remove(&path),
         }
+    }
+
+    /// Whether a unit is noted as launched.
+    #[must_use]
+    pub fn is_marked(&self, name: &UnitName) -> bool {
+        self.marks.join(name.as_str()).exists()
     }
 
     /// Takes a unit's file and mark away.

@@ -27,17 +27,24 @@ pub struct Publisher {
     current: BTreeMap<UnitName, UnitState>,
     dirty: BTreeSet<UnitName>,
     lease: Option<Lease>,
+    /// Units whose record is gone for good.
+    dropped: mpsc::UnboundedSender<UnitName>,
 }
 
 impl Publisher {
-    /// Starts it; what is sent to the channel gets published when it can be.
+    /// Starts it; what is sent to the channel gets published when it can be. Names of units whose
+    /// record is gone come back.
     #[must_use]
     pub fn start(
         registry: Registry,
         me: MachineId,
         standing: watch::Receiver<Standing>,
-    ) -> mpsc::UnboundedSender<Change> {
+    ) -> (
+        mpsc::UnboundedSender<Change>,
+        mpsc::UnboundedReceiver<UnitName>,
+    ) {
         let (tx, changes) = mpsc::unbounded_channel();
+        let (dropped, gone) = mpsc::unbounded_channel();
         let publisher = Self {
             registry,
             me,
@@ -46,9 +53,10 @@ impl Publisher {
             current: BTreeMap::new(),
             dirty: BTreeSet::new(),
             lease: None,
+            dropped,
         };
         tokio::spawn(publisher.run());
-        tx
+        (tx, gone)
     }
 
     async fn run(mut self) {
@@ -117,8 +125,12 @@ impl Publisher {
             .collect();
         match self.registry.publish(&self.me, &batch, lease).await {
             Ok(()) => {
-                for (name, _) in &batch {
-                    self.dirty.remove(name);
+                for (name, state) in batch {
+                    self.dirty.remove(&name);
+                    if state.is_none() {
+                        // The agent may have ended.
+                        let _ = self.dropped.send(name);
+                    }
                 }
                 true
             }

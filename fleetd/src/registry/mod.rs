@@ -300,6 +300,29 @@ impl Registry {
         Ok(reply.succeeded)
     }
 
+    /// Whether this machine has a record of a unit under this lease, and the schedule gives the
+    /// unit to it: then no other machine gets it before the record is gone.
+    pub async fn holds(
+        &self,
+        name: &UnitName,
+        machine: &MachineId,
+        global: bool,
+        lease: Lease,
+    ) -> Result<bool, RegistryError> {
+        let guard = if global {
+            Compare::exists(self.layout.job(name, "unit"))
+        } else {
+            Compare::value(self.layout.job(name, "schedule"), machine.as_str())
+        };
+        let record = Compare {
+            key: self.layout.state(name, machine).into(),
+            condition: etcd_kv::Condition::Lease(Some(lease)),
+        };
+        let reply = self.kv.txn(Txn::new().when(guard).when(record)).await;
+        let reply = reply.map_err(RegistryError::kv("check a claim"))?;
+        Ok(reply.succeeded)
+    }
+
     fn put_state(
         &self,
         name: &UnitName,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcd_kv::Kv;
 use etcd_kv::testing::EtcdServer;
 use fleetd::config::Settings;
 use fleetd::daemon::{End, Io, run};
@@ -26,6 +27,7 @@ pub(crate) struct Daemon {
     /// Where it serves DNS.
     pub(crate) dns: SocketAddr,
     settings: Settings,
+    kv: Option<Arc<dyn Kv>>,
     socket: PathBuf,
     listener: OwnedFd,
     id: String,
@@ -38,6 +40,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Cluster {
     pub(crate) daemons: Vec<Daemon>,
     etcd_url: String,
+    kv: Option<Arc<dyn Kv>>,
 }
 
 /// Waits until something is so.
@@ -50,7 +53,7 @@ pub(crate) async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
 }
 
 impl Daemon {
-    fn new(id: &str, number: usize, etcd_url: &str) -> Self {
+    fn new(id: &str, number: usize, etcd_url: &str, kv: Option<Arc<dyn Kv>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("machine-id"), format!("{id}\n")).unwrap();
@@ -74,6 +77,7 @@ impl Daemon {
             manager: Pretend::default(),
             dns,
             settings,
+            kv,
             socket,
             listener,
             id: id.to_owned(),
@@ -98,7 +102,8 @@ impl Daemon {
         let io = Io {
             sockets: vec![("fleet.socket".into(), self.listener.try_clone().unwrap())],
             manager: Arc::new(self.manager.clone()),
-            kv: None,
+            kv: self.kv.clone(),
+            clock: Arc::new(fleetd::clock::MachineClock),
         };
         runtime.spawn(async move {
             let asked = async {
@@ -122,9 +127,19 @@ impl Drop for Daemon {
 
 impl Cluster {
     pub(crate) async fn start(etcd: &EtcdServer, size: usize) -> Self {
+        Self::start_with(etcd.url(), None, size).await
+    }
+
+    /// On a store of the test's own.
+    pub(crate) async fn start_on(kv: Arc<dyn Kv>, size: usize) -> Self {
+        Self::start_with("http://127.0.0.1:1".into(), Some(kv), size).await
+    }
+
+    async fn start_with(etcd_url: String, kv: Option<Arc<dyn Kv>>, size: usize) -> Self {
         let mut cluster = Self {
             daemons: Vec::new(),
-            etcd_url: etcd.url(),
+            etcd_url,
+            kv,
         };
         for i in 0..size {
             cluster.add_with_id(&format!("{i:08}{i:024}"));
@@ -137,7 +152,9 @@ impl Cluster {
 
     pub(crate) fn add_with_id(&mut self, id: &str) {
         let number = self.daemons.len() + 1;
-        self.daemons.push(Daemon::new(id, number, &self.etcd_url));
+        let kv = self.kv.clone();
+        self.daemons
+            .push(Daemon::new(id, number, &self.etcd_url, kv));
     }
 
     async fn ready(&self, index: usize) {
