@@ -26,7 +26,10 @@
 //! - Reads are tried on every endpoint within the deadline. Writes are sent at most once: when a
 //!   write fails after it was sent, [`KvError::outcome_unknown`] is true and the caller must look.
 //! - A watch delivers every change exactly once and in order, over reconnects and failovers, until
-//!   it returns an error; after [`KvError::Compacted`] the caller must read afresh and watch again.
+//!   it returns an error; after [`KvError::Compacted`], or [`KvError::Rewound`] where an older copy
+//!   of the store was restored, the caller must read afresh and watch again.
+//! - A call that got no answer in time leads to a look at its connection: if nobody is there, watches
+//!   on it move on at once.
 
 #![forbid(unsafe_code)]
 

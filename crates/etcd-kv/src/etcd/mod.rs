@@ -153,8 +153,9 @@ impl EtcdKv {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => self.judge(&connection, error, &mut failure).await?,
                 Err(_) => {
-                    // The server hangs: whatever else runs on this connection moves on too.
+                    // The server hangs, or is out of reach: then watches move on too.
                     self.drop_connection(connection.generation).await;
+                    tokio::spawn(connection.channel.clone().hang_up_if_dead());
                     failure.sent = true;
                     true
                 }
