@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use etcd_kv::{Event, Keys, Kv, Lease, WatchRequest};
 use fleet_model::{Machine, MachineId, TargetState, UnitFile, UnitName};
+use fleetd::clock::MachineClock;
 use fleetd::presence::{Presence, Standing};
 use fleetd::registry::{Mirror, Registry};
 use tempfile::TempDir;
@@ -70,14 +71,19 @@ impl Load {
         let runtime = Runtime::new().unwrap();
         let (mirror, standing) = {
             let _inside = runtime.enter();
-            let standing = Presence::start(
-                registry.clone(),
-                MachineId::parse(&format!("m{number}")).unwrap(),
+            let (told, standing) = watch::channel(Standing::default());
+            let presence = Presence {
+                registry: registry.clone(),
+                id: MachineId::parse(&format!("m{number}")).unwrap(),
                 machine,
-                false,
-                TTL,
-                dir.path().join("lease"),
-            );
+                detect_address: false,
+                ttl: TTL,
+                lease_file: dir.path().join("lease"),
+                clock: Arc::new(MachineClock),
+                standing: told,
+                validity: watch::channel(None).0,
+            };
+            presence.start();
             (Mirror::start(registry.clone()), standing)
         };
         let (written, seen) = (
