@@ -2,7 +2,8 @@
 //!
 //! Unknown keys and values that cannot be understood are reported with file and line and otherwise
 //! ignored, so that a file written for the original works and a typing error does not take a
-//! machine out of the cluster; what is certainly not meant so (bad etcd addresses) is an error.
+//! machine out of the cluster; what is certainly not meant so (bad etcd addresses) is an error, and
+//! so is every slip in a key that says who may do what: there a default could open a door.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use etcd_kv::{Credentials, Endpoint, KvError, Tls, TlsError, TlsFiles};
 use fleet_model::{Cpu, Metadata, Offer, parse_bytes, parse_metadata};
+
+use crate::api::Role;
 
 /// Where the configuration is by default.
 pub const DEFAULT_FILE: &str = "/etc/fleet/fleet.conf";
@@ -52,6 +55,27 @@ pub struct Settings {
     pub run_directory: PathBuf,
     /// Where the machine ID is.
     pub machine_id_file: PathBuf,
+    /// Talk to the manager of the user's session instead of the system's.
+    pub systemd_user: bool,
+    /// Certificates of the API on TCP; with them mutual TLS is demanded.
+    pub api_tls: Option<ApiTls>,
+    /// Roles by the name in a client's certificate. Others may read.
+    pub api_roles: BTreeMap<String, Role>,
+    /// Role of everybody who reaches a TCP listener without TLS.
+    pub plain_role: Role,
+    /// Write a line for every write through the API.
+    pub audit: bool,
+}
+
+/// Files for mutual TLS on the API. All three or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiTls {
+    /// Our certificate, with the chain that clients need.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities that clients' certificates must come from.
+    pub ca: PathBuf,
 }
 
 /// A configuration that cannot be used.
@@ -74,18 +98,40 @@ pub enum ConfigError {
         line: usize,
     },
     /// An etcd server cannot be used.
-    #[error("etcd_servers")]
-    Servers(#[source] KvError),
+    #[error("{origin}: etcd_servers")]
+    Servers {
+        /// The file and line, or the variable.
+        origin: String,
+        /// Why.
+        source: KvError,
+    },
     /// The files for TLS cannot be used.
     #[error("etcd_cafile, etcd_certfile, etcd_keyfile")]
     EtcdTls(#[source] TlsError),
+    /// A value of a key where guessing would be dangerous.
+    #[error("{origin}: {key}: {reason}")]
+    Value {
+        /// The file and line, or the variable.
+        origin: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Some of the files for TLS are named, others not.
+    #[error("{set} is set, {missing} is not: TLS needs both")]
+    HalfTls {
+        /// The key that is there.
+        set: &'static str,
+        /// The key that is not.
+        missing: &'static str,
+    },
 }
 
 /// Keys of the original that need saying something about.
-const NOT_SUPPORTED: [(&str, &str); 6] = [
+const NOT_SUPPORTED: [(&str, &str); 5] = [
     ("enable_grpc", "not needed with etcd v3"),
     ("disable_watches", "not needed with etcd v3"),
-    ("systemd_user", "the system bus is always used"),
     ("verify_units", "no longer supported"),
     ("authorized_keys_file", "no longer supported"),
     ("etcd_key", "no such key"),
@@ -152,6 +198,7 @@ impl Settings {
         let (mut user, mut password) = (String::new(), String::new());
         let mut tls = TlsFiles::default();
         let file = |value: String| (!value.is_empty()).then(|| PathBuf::from(value));
+        let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
         for (key, (value, origin)) in values {
             let mut bad = |what: &str| {
                 warnings.push(format!("{origin}: {key}: {what}; the default stays"));
@@ -165,7 +212,8 @@ impl Settings {
                     let servers = list(&value);
                     let servers: Result<Vec<_>, _> =
                         servers.iter().map(|s| Endpoint::parse(s)).collect();
-                    settings.etcd_servers = servers.map_err(ConfigError::Servers)?;
+                    settings.etcd_servers =
+                        servers.map_err(|source| ConfigError::Servers { origin, source })?;
                 }
                 "etcd_username" => user = value,
                 "etcd_password" => password = value,
@@ -208,6 +256,39 @@ impl Settings {
                     None => bad("neither true nor false"),
                 },
                 "units_directory" => settings.units_directory = PathBuf::from(value),
+                "systemd_user" => match boolean(&value) {
+                    Some(b) => settings.systemd_user = b,
+                    None => bad("neither true nor false"),
+                },
+                "api_certfile" | "api_keyfile" | "api_cafile" => {
+                    if !value.is_empty() {
+                        files.insert(key, value.into());
+                    }
+                }
+                "api_roles" => {
+                    settings.api_roles = roles(&value).map_err(|reason| ConfigError::Value {
+                        origin,
+                        key: "api_roles",
+                        reason,
+                    })?;
+                }
+                "plain_role" => {
+                    settings.plain_role =
+                        value.parse().map_err(|e: crate::api::ParseRoleError| {
+                            ConfigError::Value {
+                                origin,
+                                key: "plain_role",
+                                reason: e.to_string(),
+                            }
+                        })?;
+                }
+                "audit" => {
+                    settings.audit = boolean(&value).ok_or_else(|| ConfigError::Value {
+                        origin,
+                        key: "audit",
+                        reason: "neither yes nor no".into(),
+                    })?;
+                }
                 other => match NOT_SUPPORTED.iter().find(|(k, _)| *k == other) {
                     // A value that changes nothing needs no word.
                     Some(_) if value.is_empty() || boolean(&value) == Some(false) => {}
@@ -227,6 +308,27 @@ impl Settings {
             let loaded = Tls::load(&tls).map_err(ConfigError::EtcdTls)?;
             settings.etcd_tls = Some(loaded);
         }
+        let identity = both(&mut files, "api_certfile", "api_keyfile")?;
+        settings.api_tls = match (identity, files.remove("api_cafile")) {
+            (Some((certificate, key)), Some(ca)) => Some(ApiTls {
+                certificate,
+                key,
+                ca,
+            }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(ConfigError::HalfTls {
+                    set: "api_certfile",
+                    missing: "api_cafile",
+                });
+            }
+            (None, Some(_)) => {
+                return Err(ConfigError::HalfTls {
+                    set: "api_cafile",
+                    missing: "api_certfile",
+                });
+            }
+        };
         Ok((settings, warnings))
     }
 }
@@ -255,6 +357,11 @@ impl Default for Settings {
             units_directory: "/run/fleet/units".into(),
             run_directory: "/run/fleet".into(),
             machine_id_file: "/etc/machine-id".into(),
+            systemd_user: false,
+            api_tls: None,
+            api_roles: BTreeMap::new(),
+            plain_role: Role::Admin,
+            audit: true,
         }
     }
 }
@@ -266,6 +373,48 @@ fn dns_address(text: &str) -> Option<SocketAddr> {
         Some(SocketAddr::new(ip.parse::<IpAddr>().ok()?, 53))
     };
     text.parse().ok().or_else(bare)
+}
+
+/// Two files of which neither is of use alone.
+fn both(
+    files: &mut BTreeMap<String, PathBuf>,
+    one: &'static str,
+    other: &'static str,
+) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (files.remove(one), files.remove(other)) {
+        (Some(a), Some(b)) => Ok(Some((a, b))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::HalfTls {
+            set: one,
+            missing: other,
+        }),
+        (None, Some(_)) => Err(ConfigError::HalfTls {
+            set: other,
+            missing: one,
+        }),
+    }
+}
+
+/// `NAME:ROLE,…`; the last colon separates, so a name may have some.
+fn roles(value: &str) -> Result<BTreeMap<String, Role>, String> {
+    let mut out = BTreeMap::new();
+    for item in list(value) {
+        let (name, role) = item
+            .rsplit_once(':')
+            .ok_or_else(|| format!("\"{item}\" is not NAME:ROLE"))?;
+        let name = name.trim();
+        if name.is_empty() {
+            return Err(format!("\"{item}\" names nobody"));
+        }
+        let role = role
+            .trim()
+            .parse()
+            .map_err(|e: crate::api::ParseRoleError| e.to_string())?;
+        if out.insert(name.to_owned(), role).is_some() {
+            return Err(format!("{name} is there twice"));
+        }
+    }
+    Ok(out)
 }
 
 fn unquote(value: &str) -> &str {
@@ -370,6 +519,68 @@ mod tests {
         let error = Settings::from_text("f", "a=b\nnonsense", std::iter::empty()).unwrap_err();
         assert_eq!(error.to_string(), "f:2: neither a comment nor KEY=VALUE");
         assert!(Settings::from_text("f", "etcd_servers=ftp://x", std::iter::empty()).is_err());
+    }
+
+    fn read(text: &str) -> Result<(Settings, Vec<String>), ConfigError> {
+        Settings::from_text("f", text, std::iter::empty())
+    }
+
+    #[test]
+    fn every_key_of_the_contract_is_understood() {
+        let text = "verbosity=1\netcd_servers=http://h:1\netcd_username=u\netcd_password=p\n\
+                    etcd_cafile=\netcd_certfile=\netcd_keyfile=\netcd_key_prefix=/p\n\
+                    etcd_request_timeout=2.5\nengine_reconcile_interval=0.5\npublic_ip=1.2.3.4\n\
+                    metadata=a=b\nagent_ttl=1m\ntoken_limit=7\ndisable_engine=true\n\
+                    units_directory=/u\nsystemd_user=yes\n\
+                    api_certfile=/ac\napi_keyfile=/ak\napi_cafile=/aca\n\
+                    api_roles=ops:admin, ci:operate\nplain_role=read\naudit=no\n\
+                    enable_grpc=false\ndisable_watches=false\nverify_units=\nauthorized_keys_file=\n";
+        let (s, warnings) = read(text).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!((s.verbosity, s.token_limit, s.disable_engine), (1, 7, true));
+        assert_eq!(s.etcd_request_timeout, Duration::from_millis(2500));
+        assert_eq!(s.engine_reconcile_interval, Duration::from_millis(500));
+        assert_eq!(s.etcd_credentials.unwrap().user, "u");
+        assert_eq!((s.systemd_user, s.audit), (true, false));
+        assert_eq!(s.api_tls.unwrap().ca, PathBuf::from("/aca"));
+        assert_eq!(
+            (s.api_roles["ops"], s.api_roles["ci"]),
+            (Role::Admin, Role::Operate)
+        );
+        assert_eq!(s.plain_role, Role::Read);
+    }
+
+    #[test]
+    fn a_slip_in_a_key_of_access_is_an_error() {
+        for (text, expect) in [
+            (
+                "\napi_roles=ops",
+                "f:2: api_roles: \"ops\" is not NAME:ROLE",
+            ),
+            (
+                "api_roles=ops:king",
+                "f:1: api_roles: \"king\" is none of read, operate, admin",
+            ),
+            (
+                "api_roles=a:read,a:admin",
+                "f:1: api_roles: a is there twice",
+            ),
+            (
+                "plain_role=none",
+                "f:1: plain_role: \"none\" is none of read, operate, admin",
+            ),
+            ("audit=perhaps", "f:1: audit: neither yes nor no"),
+            (
+                "api_certfile=/c",
+                "api_certfile is set, api_keyfile is not: TLS needs both",
+            ),
+            (
+                "api_cafile=/c",
+                "api_cafile is set, api_certfile is not: TLS needs both",
+            ),
+        ] {
+            assert_eq!(read(text).unwrap_err().to_string(), expect, "{text}");
+        }
     }
 
     #[test]

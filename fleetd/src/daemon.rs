@@ -17,11 +17,13 @@ use tokio::sync::{oneshot, watch};
 
 use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
-use crate::api::{Api, Listener};
+use crate::api::{Access, Api, Hub, JournalReader, Listener, Tls, serve_metrics};
+use crate::audit::Audit;
 use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::host::{MachineIdError, cpus, default_address, machine_id, memory};
+use crate::metrics::{MeteredKv, Metrics};
 use crate::presence::{Presence, Standing};
 use crate::registry::{Mirror, Registry};
 
@@ -70,6 +72,21 @@ pub struct Io {
     pub kv: Option<Arc<dyn Kv>>,
     /// The machine's clock.
     pub clock: Arc<dyn Clock>,
+    /// What the API needs beyond its sockets.
+    pub api: ApiIo,
+}
+
+/// What the API needs beyond its sockets.
+#[derive(Debug, Default)]
+pub struct ApiIo {
+    /// With it, TCP listeners demand mutual TLS.
+    pub tls: Option<Tls>,
+    /// Where metrics are served beside the API.
+    pub metrics_socket: Option<PathBuf>,
+    /// Where logs are read.
+    pub journal: JournalReader,
+    /// There is no service manager, and this is what callers are told: no unit can be loaded.
+    pub no_manager: Option<String>,
 }
 
 /// What the end of the daemon means for its units.
@@ -110,6 +127,8 @@ pub async fn run(
             tls: settings.etcd_tls.clone(),
         }))
     });
+    let metrics = Arc::new(Metrics::default());
+    let kv = Arc::new(MeteredKv::new(kv, metrics.clone()));
     let registry = Registry::new(kv, &settings.etcd_key_prefix);
     let machine = describe(settings);
     let offer = machine.offer();
@@ -143,6 +162,7 @@ pub async fn run(
             me: me.clone(),
             standing: standing.clone(),
             pause: settings.engine_reconcile_interval,
+            metrics: metrics.clone(),
         };
         tokio::spawn(engine.run());
     }
@@ -153,34 +173,49 @@ pub async fn run(
         }
     }
     let (stop, stopped) = oneshot::channel();
-    let agent = tokio::spawn(run_agent(
-        Context {
-            registry: registry.clone(),
-            mirror: mirror.clone(),
-            me,
-            metadata: settings.metadata.clone(),
-            public_ip: settings.public_ip.clone(),
-            offer,
-            standing: standing.clone(),
-            manager: io.manager.clone(),
-            files,
-            fence,
-            clock: io.clock.clone(),
-        },
-        stopped,
-    ));
+    let context = Context {
+        registry: registry.clone(),
+        mirror: mirror.clone(),
+        me: me.clone(),
+        metadata: settings.metadata.clone(),
+        public_ip: settings.public_ip.clone(),
+        offer,
+        standing: standing.clone(),
+        manager: io.manager.clone(),
+        files,
+        fence,
+        clock: io.clock.clone(),
+    };
+    let runs_units = io.api.no_manager.is_none();
+    let agent = runs_units.then(|| tokio::spawn(run_agent(context, stopped)));
     let api = Api {
+        hub: Hub::new(registry.clone()),
         registry: registry.clone(),
         mirror,
         standing: standing.clone(),
+        me,
         page_limit: settings.token_limit,
+        access: Access {
+            own_uid: rustix::process::geteuid().as_raw(),
+            roles: settings.api_roles.clone(),
+            plain: settings.plain_role,
+        },
+        audit: Audit {
+            enabled: settings.audit,
+        },
+        metrics,
+        journal: JournalReader {
+            user: settings.systemd_user,
+            ..io.api.journal.clone()
+        },
+        no_manager: io.api.no_manager.clone(),
     };
-    serve(&io.sockets, Arc::new(api))?;
-    announce(&[State::Ready, State::Status("running")]);
+    let status = serve(io, Arc::new(api))?;
+    announce(&[State::Ready, State::Status(&status)]);
 
     let end = end.await?;
     let mut unload = false;
-    if end == End::Exit {
+    if end == End::Exit && runs_units {
         announce(&[State::Stopping]);
         unload = match io.manager.own_job().await {
             Ok((job, system)) => unloads(job.as_deref(), &system),
@@ -201,7 +236,9 @@ pub async fn run(
     }
     // An agent that has ended by itself needs no telling.
     let _ = stop.send(unload);
-    let _ = agent.await;
+    if let Some(agent) = agent {
+        let _ = agent.await;
+    }
     if unload {
         let standing = standing.borrow().clone();
         leave(&registry, &standing, &lease_file).await;
@@ -249,21 +286,36 @@ fn lease_file(settings: &Settings) -> PathBuf {
     settings.run_directory.join("lease")
 }
 
-/// Serves the API on all sockets, which stay ours for the next round.
-fn serve(sockets: &[(String, std::os::fd::OwnedFd)], api: Arc<Api>) -> Result<(), DaemonError> {
-    if sockets.is_empty() {
+/// Serves the API on all sockets, which stay ours for the next round. Returns the daemon's status
+/// for people.
+fn serve(io: &Io, api: Arc<Api>) -> Result<String, DaemonError> {
+    if io.sockets.is_empty() {
         tracing::info!("no sockets were passed: the API is not served");
     }
-    for (name, fd) in sockets {
+    let mut plain = Vec::new();
+    for (name, fd) in &io.sockets {
         let failed = |source| DaemonError::Socket {
             name: name.clone(),
             source,
         };
         let fd = fd.try_clone().map_err(failed)?;
-        let listener = Listener::from_fd(fd, name).map_err(failed)?;
+        let listener = Listener::from_fd(fd, name, io.api.tls.as_ref()).map_err(failed)?;
+        plain.extend(listener.plain_address());
         tokio::spawn(listener.serve(api.clone()));
     }
-    Ok(())
+    api.metrics.plain_listeners(plain.len() as u64);
+    if let Some(path) = io.api.metrics_socket.clone() {
+        let metrics = api.metrics.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve_metrics(&path, metrics).await {
+                tracing::warn!("failed to serve metrics at {}: {error}", path.display());
+            }
+        });
+    }
+    Ok(match &plain[..] {
+        [] => "running".into(),
+        addresses => format!("running; the API on {} has no TLS", addresses.join(", ")),
+    })
 }
 
 /// Ends presence, states and leadership in one stroke.

@@ -95,6 +95,8 @@ pub trait ServiceManager: std::fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 pub struct Systemd {
     connection: std::sync::Arc<Mutex<Option<Connection>>>,
+    /// Another bus than the system's.
+    bus: Option<String>,
 }
 
 const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
@@ -110,12 +112,28 @@ impl Systemd {
         Self::default()
     }
 
+    /// The manager of the user's session. Connects when first used.
+    #[must_use]
+    pub fn of_user() -> Self {
+        let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_else(|_| {
+            let directory = std::env::var("XDG_RUNTIME_DIR").unwrap_or_default();
+            format!("unix:path={directory}/bus")
+        });
+        Self {
+            bus: Some(bus),
+            ..Self::default()
+        }
+    }
+
     async fn connection(&self) -> Result<Connection, BusError> {
         let mut slot = self.connection.lock().await;
         if let Some(connection) = slot.as_ref().filter(|c| !c.is_closed()) {
             return Ok(connection.clone());
         }
-        let connection = Connection::system().await?;
+        let connection = match &self.bus {
+            Some(address) => Connection::bus(address).await?,
+            None => Connection::system().await?,
+        };
         *slot = Some(connection.clone());
         Ok(connection)
     }

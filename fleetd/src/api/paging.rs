@@ -4,7 +4,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 
-use super::{Reply, query_values};
+use super::Reply;
+use super::request::query_values;
 
 /// A page asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

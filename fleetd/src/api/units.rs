@@ -4,19 +4,26 @@ use std::collections::BTreeMap;
 
 use fleet_model::agent::AgentUnit;
 use fleet_model::wire;
-use fleet_model::{MachineId, TargetState, UnitFile, UnitName, UnitState, validate_options};
+use fleet_model::{
+    MachineId, TargetState, UnitFile, UnitName, UnitOption, UnitState, validate_unit,
+};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{Request, StatusCode};
 
 use super::paging::Page;
-use super::{Api, Reply, read_json};
+use super::request::{is_json, read_json};
+use super::{Api, Reply};
 use crate::registry::RegistryError;
 
 /// How often a write is decided again because somebody else was faster.
 const TRIES: usize = 4;
 
-type Records = BTreeMap<(UnitName, MachineId), UnitState>;
+/// Options of one unit.
+const MAX_OPTIONS: usize = 4096;
+/// Bytes of one unit's text. etcd takes no more than 1.5 MiB in one request.
+const MAX_TEXT: usize = 512 << 10;
+
+pub(super) type Records = BTreeMap<(UnitName, MachineId), UnitState>;
 
 impl Api {
     pub(super) async fn list_units(&self, query: &str) -> Reply {
@@ -60,7 +67,11 @@ impl Api {
         }
     }
 
-    async fn records(&self, first: &UnitName, last: &UnitName) -> Result<Records, RegistryError> {
+    pub(super) async fn records(
+        &self,
+        first: &UnitName,
+        last: &UnitName,
+    ) -> Result<Records, RegistryError> {
         let states = self.registry.states(Some((first, last))).await?;
         Ok(states
             .into_iter()
@@ -103,6 +114,10 @@ impl Api {
             Ok(put) => put,
             Err(reply) => return reply,
         };
+        let active = put.target.is_some_and(|t| t != TargetState::Inactive);
+        if let Some(why) = self.no_manager.as_ref().filter(|_| active) {
+            return Reply::error(StatusCode::CONFLICT, why);
+        }
         for left in (0..TRIES).rev() {
             match self.try_put(&put).await {
                 Ok(Some(reply)) => return reply,
@@ -192,6 +207,15 @@ impl Put {
             return Err(Reply::bad_request(message));
         }
         let name = UnitName::parse(path_name).map_err(|e| Reply::bad_request(e.to_string()))?;
+        if unit.options.len() > MAX_OPTIONS {
+            let message = format!("unit has more than {MAX_OPTIONS} options");
+            return Err(Reply::bad_request(message));
+        }
+        let length = |o: &UnitOption| o.section.len() + o.name.len() + o.value.len();
+        if unit.options.iter().map(length).sum::<usize>() > MAX_TEXT {
+            let message = format!("unit is larger than {MAX_TEXT} bytes");
+            return Err(Reply::bad_request(message));
+        }
         let file = match unit.options {
             options if options.is_empty() => None,
             options => Some(
@@ -210,7 +234,7 @@ impl Put {
 
     /// What is wrong with a text to be stored.
     fn check_new(&self, file: &UnitFile) -> Option<Reply> {
-        match validate_options(file) {
+        match validate_unit(&self.name, file) {
             Err(error) => Some(Reply::bad_request(error.to_string())),
             Ok(()) => self.check_activation(),
         }
@@ -225,17 +249,7 @@ impl Put {
     }
 }
 
-/// Exactly one Content-Type, and it is JSON, with or without parameters.
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return false;
-    };
-    let media = value.to_str().unwrap_or("").split(';').next().unwrap_or("");
-    media.trim().eq_ignore_ascii_case("application/json")
-}
-
-fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> wire::Unit {
+pub(super) fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> wire::Unit {
     let record = unit
         .scheduled
         .as_ref()

@@ -104,6 +104,7 @@ impl Daemon {
             manager: Arc::new(self.manager.clone()),
             kv: self.kv.clone(),
             clock: Arc::new(fleetd::clock::MachineClock),
+            api: fleetd::daemon::ApiIo::default(),
         };
         runtime.spawn(async move {
             let asked = async {
