@@ -286,10 +286,7 @@ mod tests {
             ("--config=f=g", file("f=g")),
             ("-config f", file("f")),
             ("--config", wrong("--config needs a file")),
-            (
-                "guard a b",
-                Ok(Request::Guard("a".into(), "b".into())),
-            ),
+            ("guard a b", Ok(Request::Guard("a".into(), "b".into()))),
             ("guard a", wrong("guard needs two directories")),
             ("dev", dev(&[])),
             (

@@ -155,7 +155,7 @@ impl Api {
             ["fleet", "v1", ref rest @ ..] | ["v1-alpha", ref rest @ ..] => {
                 self.original(rest, request).await
             }
-            ["flotilla", "v1", ref rest @ ..] => self.beyond(rest, request).await,
+            ["flotilla", "v1", ref rest @ ..] => self.beyond(caller, rest, request).await,
             _ => Reply::not_found(),
         }
     }

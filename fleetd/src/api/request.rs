@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::StatusCode;
 use hyper::body::Incoming;
@@ -74,21 +75,39 @@ pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
 
 /// Reads a JSON body of limited size in limited time.
 pub(super) async fn read_json<T: serde::de::DeserializeOwned>(body: Incoming) -> Result<T, Reply> {
+    decode(&read(body).await?)
+}
+
+/// The same for a body that may be left out.
+pub(super) async fn read_json_or_nothing<T: serde::de::DeserializeOwned>(
+    body: Incoming,
+) -> Result<Option<T>, Reply> {
+    let body = read(body).await?;
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    decode(&body).map(Some)
+}
+
+fn decode<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Reply> {
+    serde_json::from_slice(body)
+        .map_err(|e| Reply::bad_request(format!("unable to decode body: {e}")))
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Reply> {
     let read = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect());
-    let body = match read.await {
+    match read.await {
         Err(_) => {
             let message = "the body did not arrive in time";
-            return Err(Reply::error(StatusCode::REQUEST_TIMEOUT, message));
+            Err(Reply::error(StatusCode::REQUEST_TIMEOUT, message))
         }
         Ok(Err(e)) if e.is::<LengthLimitError>() => {
             let message = format!("the body is larger than {MAX_BODY} bytes");
-            return Err(Reply::error(StatusCode::PAYLOAD_TOO_LARGE, message));
+            Err(Reply::error(StatusCode::PAYLOAD_TOO_LARGE, message))
         }
-        Ok(Err(e)) => return Err(Reply::bad_request(format!("unable to read body: {e}"))),
-        Ok(Ok(body)) => body,
-    };
-    serde_json::from_slice(&body.to_bytes())
-        .map_err(|e| Reply::bad_request(format!("unable to decode body: {e}")))
+        Ok(Err(e)) => Err(Reply::bad_request(format!("unable to read body: {e}"))),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+    }
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ async fn changes_arrive_as_they_happen() {
             r#"{"public_ip":"10.0.0.1","metadata":{"a":"1"}}"#,
         )
         .await;
-    let machine = json!({"id": "m1", "primaryIP": "10.0.0.1", "metadata": {"a": "1"}});
+    let machine = json!({"id": "m1", "ip": "10.0.0.1", "metadata": {"a": "1"}, "cordoned": false,
+        "draining": false, "reserved_memory_bytes": 0, "reserved_cpus": 0, "units": 0});
     for events in [&mut first, &mut second] {
         assert_eq!(events.next().await, ("machines".into(), machine.clone()));
     }
@@ -171,4 +172,159 @@ async fn without_a_service_manager_units_are_kept_and_not_started() {
     assert_eq!(refused.status, 409);
     assert_eq!(refused.json()["error"]["message"], "nothing can start it");
     assert_eq!(server.put("a.service", WEB, "inactive").await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_are_cordoned_drained_and_show_what_they_carry() {
+    let server = Server::start().await;
+    const M: &str = "/flotilla/v1/machines";
+    let machine = async |index: usize| {
+        let answer = server.ask("GET", M, None).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["machines"][index].clone()
+    };
+    assert_eq!(
+        server.ask("GET", M, None).await.json(),
+        json!({"machines": []})
+    );
+    let record = r#"{"public_ip":"10.0.0.1","metadata":{"a":"1"},"version":"9","memory_bytes":4096,"cpus":2}"#;
+    server.set(&format!("presence/{ME}"), record).await;
+    server.set("presence/22222222bbbb", "{}").await;
+    server.set("presence/22222222cccc", "{}").await;
+    let text = "[Service]\nExecStart=/x\n[X-Fleet]\nMemory=1K\nCPU=0.5\n";
+    server.put("a.service", text, "launched").await;
+    server.put("b.service", text, "inactive").await;
+    let global = "[X-Fleet]\nGlobal=true\nMemory=1K\nMachineMetadata=a=1\n";
+    server.put("g.service", global, "launched").await;
+    for unit in ["a", "b"] {
+        server
+            .set(&format!("job/{unit}.service/schedule"), ME)
+            .await;
+    }
+    let expect = json!({"id": ME, "ip": "10.0.0.1", "metadata": {"a": "1"}, "version": "9",
+        "cordoned": false, "draining": false, "memory_bytes": 4096, "cpus": 2,
+        "reserved_memory_bytes": 2048, "reserved_cpus": 0.5, "units": 2});
+    assert_eq!(machine(0).await, expect);
+    assert_eq!(
+        machine(1).await["units"],
+        0,
+        "a global unit only where it fits"
+    );
+
+    let order = async |id: &str, order: &str| {
+        server
+            .ask("POST", &format!("{M}/{id}/{order}"), None)
+            .await
+            .status
+    };
+    for (id, what, status, cordoned, draining) in [
+        (ME, "cordon", 204, true, false),
+        (&ME[..8], "drain", 204, true, true),
+        (&ME[..9], "cordon", 204, true, false),
+        (&ME[..7], "uncordon", 404, true, false),
+        ("22222222", "drain", 400, true, false),
+        ("33333333", "drain", 404, true, false),
+        (ME, "uncordon", 204, false, false),
+    ] {
+        assert_eq!(order(id, what).await, status, "{id} {what}");
+        let now = machine(0).await;
+        assert_eq!(
+            (&now["cordoned"], &now["draining"]),
+            (&json!(cordoned), &json!(draining))
+        );
+    }
+    order(ME, "drain").await;
+    let kv: &dyn etcd_kv::Kv = &*server.kv;
+    let record = kv.get(format!("/v3/cordon/{ME}")).await.unwrap().unwrap();
+    let record: Value = serde_json::from_slice(&record.value).unwrap();
+    assert!(
+        record["by"].as_str().is_some_and(|by| !by.is_empty()),
+        "{record}"
+    );
+    assert!(
+        record["since"].as_str().is_some_and(|s| s.ends_with('Z')),
+        "{record}"
+    );
+    // One that has gone while it was cordoned can be let in again.
+    kv.delete(etcd_kv::Keys::one(format!("/v3/presence/{ME}")))
+        .await
+        .unwrap();
+    assert_eq!(order(ME, "uncordon").await, 204);
+    assert_eq!(order(ME, "cordon").await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_to_units_and_to_the_engine() {
+    let server = Server::start().await;
+    let post = async |path: &str, body: Option<&str>| {
+        server
+            .ask("POST", &format!("/flotilla/v1/{path}"), body)
+            .await
+            .status
+    };
+    let kv: &dyn etcd_kv::Kv = &*server.kv;
+    let value = async |key: &str| {
+        let kv = kv.get(format!("/v3/{key}")).await.unwrap();
+        kv.map(|kv| kv.value_str().into_owned())
+    };
+    for (body, status, budget) in [
+        (None, 202, Some(10)),
+        (Some(r#"{"budget":3}"#), 202, Some(3)),
+        (Some("{}"), 202, Some(10)),
+        (Some(r#"{"budget":0}"#), 400, None),
+        (Some(r#"{"budget":-1}"#), 400, None),
+        (Some(r#"{"bugdet":1}"#), 400, None),
+    ] {
+        assert_eq!(post("rebalance", body).await, status, "{body:?}");
+        if let Some(budget) = budget {
+            let asked: Value = serde_json::from_str(&value("rebalance").await.unwrap()).unwrap();
+            assert_eq!(asked["budget"], budget, "{body:?}");
+        }
+    }
+    assert_eq!(post("units/a.service/restart", None).await, 404);
+    server.put("a.service", WEB, "launched").await;
+    assert_eq!(post("units/a.service/restart", None).await, 202);
+    let nonce = value("job/a.service/restart").await.unwrap();
+    assert!(nonce.parse::<u64>().unwrap() > 1_000_000_000_000, "{nonce}");
+
+    let result = async || {
+        server
+            .ask("GET", "/flotilla/v1/units/a.service/result", None)
+            .await
+    };
+    assert_eq!(result().await.status, 404);
+    let record = r#"{"outcome":"failure","exit_status":3,"attempts":2,"machine":"m1","finished":"2026-01-01T00:00:00Z"}"#;
+    server.set("job/a.service/result", record).await;
+    let answer = result().await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.json(),
+        serde_json::from_str::<Value>(record).unwrap()
+    );
+    for (method, path) in [
+        ("GET", "rebalance"),
+        ("POST", "machines"),
+        ("GET", "machines/m/cordon"),
+        ("GET", "units/a.service/restart"),
+        ("POST", "units/a.service/result"),
+        ("POST", "events"),
+    ] {
+        let answer = server
+            .ask(method, &format!("/flotilla/v1/{path}"), None)
+            .await;
+        assert_eq!(answer.status, 405, "{method} {path}");
+    }
+    for path in [
+        "",
+        "/",
+        "/nosuch",
+        "/units",
+        "/units/a.service",
+        "/machines/m/x",
+    ] {
+        let answer = server
+            .ask("GET", &format!("/flotilla/v1{path}"), None)
+            .await;
+        assert_eq!(answer.status, 404, "{path}");
+    }
 }

@@ -89,7 +89,7 @@ fn path_of(name: &str) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(80))]
 
     #[test]
     fn names(name in name(), method in "GET|PUT|DELETE|POST", state in "inactive|launched|x|") {

@@ -15,14 +15,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fleet_model::{Machine, MachineId, Metadata, Phase, UnitName, UnitState, merge_metadata, wire};
+use fleet_model::{Machine, MachineId, Phase, UnitName, UnitState, wire};
 use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::reply::Reply;
-use super::super::{machines, states};
+use super::super::states;
+use super::machines;
 use crate::registry::{Desired, Follow, Key, Mirror, Registry, Update};
 
 /// Changes that a slow listener may be behind.
@@ -163,6 +164,7 @@ async fn run(shared: Arc<Shared>, mirror: Mirror) {
                     touched.note(&key, &seen);
                     seen.set(key, value);
                 }
+                touched.settle(&seen);
                 for change in seen.changes(&touched) {
                     // Nobody there is no failure.
                     let _ = shared.sender.send(change);
@@ -189,6 +191,8 @@ struct Touched {
     /// And whether clients have been told of the state.
     states: BTreeMap<(UnitName, MachineId), bool>,
     machines: BTreeSet<MachineId>,
+    /// Units whose wishes have changed, and with them what is reserved on machines.
+    wishes: BTreeSet<UnitName>,
 }
 
 impl Touched {
@@ -197,6 +201,8 @@ impl Touched {
         match key {
             Key::Unit(name) | Key::Target(name) | Key::Schedule(name) => {
                 self.units.insert(name.clone());
+                self.wishes.insert(name.clone());
+                self.machine_of(name, seen);
             }
             Key::State(name, machine) => {
                 let key = (name.clone(), machine.clone());
@@ -204,11 +210,28 @@ impl Touched {
                 self.states.entry(key).or_insert(visible);
                 self.units.insert(name.clone());
             }
-            Key::Presence(machine) | Key::Overlay(machine, _) => {
+            Key::Presence(machine) | Key::Overlay(machine, _) | Key::Cordon(machine) => {
                 self.machines.insert(machine.clone());
             }
             _ => {}
         }
+    }
+
+    /// To be called after all changes are applied.
+    fn settle(&mut self, seen: &Seen) {
+        for name in self.wishes.clone() {
+            self.machine_of(&name, seen);
+        }
+    }
+
+    /// What is reserved there changes with the unit, so this is called before and after.
+    fn machine_of(&mut self, name: &UnitName, seen: &Seen) {
+        let there = seen
+            .desired
+            .units
+            .get(name)
+            .and_then(|u| u.scheduled.clone());
+        self.machines.extend(there);
     }
 }
 
@@ -233,16 +256,18 @@ impl Seen {
 
     fn changes(&self, touched: &Touched) -> Vec<Bytes> {
         let mut out = Vec::new();
-        for id in &touched.machines {
-            out.push(match self.machines.get(id) {
-                Some(machine) => {
-                    let none = Metadata::new();
-                    let overlay = self.desired.overlays.get(id).unwrap_or(&none);
-                    let metadata = merge_metadata(&machine.metadata, overlay);
-                    event("machines", &machines::to_wire(id, machine, metadata))
-                }
-                None => removed("machines", "id", id.as_str(), None),
-            });
+        if !touched.machines.is_empty() {
+            let burdens = machines::burdens(&self.desired);
+            for id in &touched.machines {
+                out.push(match self.machines.get(id) {
+                    Some(machine) => {
+                        let burden = burdens.get(id);
+                        let machine = machines::to_wire(&self.desired, id, machine, burden);
+                        event("machines", &machine)
+                    }
+                    None => removed("machines", "id", id.as_str(), None),
+                });
+            }
         }
         for name in &touched.units {
             out.push(match self.desired.units.get(name) {
@@ -331,6 +356,7 @@ mod tests {
                 touched.note(&key, &seen);
                 seen.set(key, value.map(str::as_bytes));
             }
+            touched.settle(&seen);
             let texts = seen.changes(&touched);
             texts
                 .iter()
@@ -361,8 +387,9 @@ mod tests {
             ("job/a.service/schedule", Some("m1")),
             ("state/a.service/m1", Some(&state("claimed"))),
         ]);
-        assert_eq!(claimed.len(), 1);
-        assert!(claimed[0].contains(r#""currentState":"inactive","machineID":"m1""#));
+        assert_eq!(claimed.len(), 2);
+        assert!(claimed[0].starts_with("event: machines|") && claimed[0].contains(r#""units":1"#));
+        assert!(claimed[1].contains(r#""currentState":"inactive","machineID":"m1""#));
         let launched = batch(&[("state/a.service/m1", Some(&state("launched")))]);
         assert!(
             launched[0].contains(r#""currentState":"launched""#),
