@@ -1,6 +1,7 @@
 //! Which options are known, and which values and combinations cannot work.
 
 use super::{Requirements, SECTION};
+use crate::glob::Glob;
 use crate::name::UnitName;
 use crate::text::UnitFile;
 
@@ -82,9 +83,12 @@ pub fn validate_unit(name: &UnitName, file: &UnitFile) -> Result<(), OptionsErro
 
 fn combination(r: &Requirements) -> Result<(), OptionsError> {
     for (option, globs) in [("Conflicts", &r.conflicts), ("Replaces", &r.replaces)] {
-        for peer in &r.peers {
-            if let Some(glob) = globs.iter().find(|glob| glob.matches(peer)) {
-                let (peer, pattern) = (peer.clone(), glob.as_str().to_owned());
+        // Two patterns have a name in common or not: only the same one twice is certain.
+        let same = r.peer_globs.iter().filter(|glob| globs.contains(glob));
+        let peers = r.peers.iter().map(String::as_str);
+        for peer in peers.chain(same.map(Glob::as_str)) {
+            if let Some(glob) = globs.iter().find(|g| g.matches(peer) || g.as_str() == peer) {
+                let (peer, pattern) = (peer.to_owned(), glob.as_str().to_owned());
                 return Err(OptionsError::Unresolvable {
                     peer,
                     option,
@@ -144,6 +148,10 @@ mod tests {
             (
                 "MachineOf=a.service\nConflicts=a.*\nMachineID=x",
                 Some("is matched by Conflicts a.*"),
+            ),
+            (
+                "MachineOf=a*\nConflicts=a*",
+                Some("MachineOf a* is matched by Conflicts a*"),
             ),
             (
                 "MachineOf=a.service\nReplaces=a.*",
