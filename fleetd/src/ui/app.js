@@ -236,9 +236,9 @@ function drawTiles(rows) {
   if (focused) $("tiles").querySelector(`[data-kind="${focused}"]`)?.focus();
 }
 
-function track(label, used, offered, text) {
+function track(label, used, offered, text, limited = true) {
   const share = offered ? Math.min(1, used / offered) : 0;
-  const bar = make("i", { class: share > 0.9 ? "full" : "" });
+  const bar = make("i", { class: limited && share > 0.9 ? "full" : "" });
   bar.style.width = `${share * 100}%`;
   return [
     make("span", {}, label),
@@ -266,7 +266,7 @@ function drawMachines(rows) {
   const focused = document.activeElement && document.activeElement.dataset.machine;
   const card = (machine) => {
     const count = carried.get(machine.id) || 0;
-    const load = make("div", { class: "load" }, ...track("units", count, most, String(count)));
+    const load = make("div", { class: "load" }, ...track("units", count, most, String(count), false));
     if (machine.memory_bytes) {
       const used = machine.reserved_memory_bytes || 0;
       const text = `${amount(used)} / ${amount(machine.memory_bytes)}`;
