@@ -55,6 +55,8 @@ pub struct Settings {
     pub run_directory: PathBuf,
     /// Where the machine ID is.
     pub machine_id_file: PathBuf,
+    /// Where metrics are served beside the API.
+    pub metrics_socket: PathBuf,
     /// Talk to the manager of the user's session instead of the system's.
     pub systemd_user: bool,
     /// Certificates of the API on TCP; with them mutual TLS is demanded.
@@ -256,6 +258,10 @@ impl Settings {
                     None => bad("neither true nor false"),
                 },
                 "units_directory" => settings.units_directory = PathBuf::from(value),
+                // These three are for several daemons on one machine.
+                "run_directory" => settings.run_directory = PathBuf::from(value),
+                "machine_id_file" => settings.machine_id_file = PathBuf::from(value),
+                "metrics_socket" => settings.metrics_socket = PathBuf::from(value),
                 "systemd_user" => match boolean(&value) {
                     Some(b) => settings.systemd_user = b,
                     None => bad("neither true nor false"),
@@ -357,6 +363,7 @@ impl Default for Settings {
             units_directory: "/run/fleet/units".into(),
             run_directory: "/run/fleet".into(),
             machine_id_file: "/etc/machine-id".into(),
+            metrics_socket: "/run/flotilla/metrics/fleetd.sock".into(),
             systemd_user: false,
             api_tls: None,
             api_roles: BTreeMap::new(),

@@ -41,9 +41,6 @@ Examples:
   fleetd dev --listen unix:///tmp/fleet.sock --listen http://127.0.0.1:8080
 ";
 
-/// Where metrics are served beside the API.
-const METRICS_SOCKET: &str = "/run/flotilla/metrics/fleetd.sock";
-
 #[derive(Debug, thiserror::Error)]
 enum MainError {
     #[error(transparent)]
@@ -188,7 +185,7 @@ fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
         clock: Arc::new(MachineClock),
         api: ApiIo {
             tls,
-            metrics_socket: Some(METRICS_SOCKET.into()),
+            metrics_socket: Some(settings.metrics_socket.clone()),
             ..ApiIo::default()
         },
     };
@@ -208,6 +205,7 @@ fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
             // A slip of the pen must not take the machine out of the cluster.
             Err(error) => tracing::error!("the old settings stay: {}", telemetry::chain(&error)),
         }
+        io.api.metrics_socket = Some(settings.metrics_socket.clone());
         // The connection of the old one has ended with its runtime.
         io.manager = manager(&settings);
     }

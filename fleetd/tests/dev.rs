@@ -1,4 +1,4 @@
-//! `fleetd dev` and the command line, as a process.
+//! The daemon as a process: `fleetd dev`, the command line, SIGHUP.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
@@ -194,4 +194,100 @@ fn usage_errors_exit_2_and_failures_1() {
             assert!(printed.contains("fleetd"), "{printed}");
         }
     }
+}
+
+/// Writes a configuration, as an editor would: whole.
+fn write_config(path: &Path, text: &str) {
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, text).unwrap();
+    std::fs::rename(&fresh, path).unwrap();
+}
+
+#[test]
+fn sighup_reads_the_configuration_again_and_keeps_sockets_and_what_is_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    // Nobody is at that address: who calls, and the dashboard, are answered all the same.
+    let base = format!(
+        "etcd_servers=http://127.0.0.1:1\npublic_ip=10.0.0.1\nunits_directory={0}/units\n\
+         run_directory={0}/run\nmachine_id_file={0}/machine-id\nmetrics_socket={0}/metrics.sock\n",
+        dir.path().display()
+    );
+    write_config(&path("fleet.conf"), &format!("{base}plain_role=read\n"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut command = Command::new("/bin/sh");
+    // As the service manager passes sockets.
+    let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_fleetd"), "--config"]);
+    command.arg(path("fleet.conf"));
+    command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
+    let log = std::fs::File::create(path("log")).unwrap();
+    let mut running = Running(command.stderr(log).spawn().unwrap());
+
+    let ask = |target: &str| {
+        let mut stream = std::net::TcpStream::connect(address).ok()?;
+        let timeout = Some(Duration::from_secs(5));
+        stream.set_read_timeout(timeout).ok()?;
+        write!(
+            stream,
+            "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    };
+    let until = |what: &str, so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !so() {
+            let log = std::fs::read_to_string(path("log")).unwrap();
+            assert!(
+                Instant::now() < deadline,
+                "it never came to this: {what}\n{log}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let role = |role: &str| {
+        let expect = format!("\"role\":\"{role}\"");
+        ask("/flotilla/v1/whoami").is_some_and(|a| a.contains(&expect))
+    };
+    let logged = |text: &str| std::fs::read_to_string(path("log")).unwrap().contains(text);
+    let pid = rustix::process::Pid::from_child(&running.0);
+    let hang_up = || rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+
+    until("it answers", &|| role("read"));
+    assert!(
+        logged("has neither TLS nor authentication"),
+        "the warning at the start"
+    );
+    assert!(ask("/fleet/v1/units").unwrap().starts_with("HTTP/1.1 503"));
+    write_config(&path("fleet.conf"), &format!("{base}plain_role=operate\n"));
+    hang_up();
+    until("the new role", &|| role("operate"));
+    write_config(&path("fleet.conf"), &format!("{base}plain_role=king\n"));
+    hang_up();
+    until("the complaint", &|| {
+        logged("the old settings stay") && logged("fleet.conf:7: plain_role")
+    });
+    until("it answers as before", &|| role("operate"));
+    // Metrics, at the socket of their own, tell of the open door.
+    let mut stream = UnixStream::connect(path("metrics.sock")).unwrap();
+    write!(
+        stream,
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    assert!(metrics.contains("fleet_api_plain_listeners 1"), "{metrics}");
+
+    let ended = {
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        running.0.wait().unwrap()
+    };
+    assert_eq!(ended.code(), Some(0));
 }
