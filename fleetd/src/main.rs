@@ -19,10 +19,12 @@ fleetd: the fleet daemon: agent, engine and API of a cluster of machines
 
 Usage: fleetd [--config FILE]
        fleetd dev [--listen ADDRESS]...
+       fleetd completion bash|zsh|fish
        fleetd --version | --help
 
 Commands:
   dev               one machine with a store in memory, to try things out; ends with the process
+  completion        print the completions of a shell
 
 Options:
   --config FILE     configuration [default: /etc/fleet/fleet.conf if it exists];
@@ -40,6 +42,41 @@ Examples:
   FLEET_METADATA=role=core fleetd --config ./fleet.conf
   fleetd dev --listen unix:///tmp/fleet.sock --listen http://127.0.0.1:8080
 ";
+
+/// Completions by shell.
+const COMPLETIONS: [(&str, &str); 3] = [
+    (
+        "bash",
+        "_fleetd() {
+  local words='dev completion --config --listen --version --help'
+  case ${COMP_WORDS[COMP_CWORD-1]} in
+    --config) COMPREPLY=($(compgen -f -- \"${COMP_WORDS[COMP_CWORD]}\")); return;;
+    completion) words='bash zsh fish';;
+  esac
+  COMPREPLY=($(compgen -W \"$words\" -- \"${COMP_WORDS[COMP_CWORD]}\"))
+}
+complete -F _fleetd fleetd
+",
+    ),
+    (
+        "zsh",
+        "#compdef fleetd
+_arguments '1:command:(dev completion)' '2:shell:(bash zsh fish)' \\
+  '--config[configuration]:file:_files' '*--listen[where dev serves]:address:' \\
+  '--version[print the version]' '--help[print the help]'
+",
+    ),
+    (
+        "fish",
+        "complete -c fleetd -n __fish_use_subcommand -a 'dev completion'
+complete -c fleetd -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'
+complete -c fleetd -l config -r -d configuration
+complete -c fleetd -n '__fish_seen_subcommand_from dev' -l listen -x -d 'where dev serves'
+complete -c fleetd -l version -d 'print the version'
+complete -c fleetd -l help -d 'print the help'
+",
+    ),
+];
 
 #[derive(Debug, thiserror::Error)]
 enum MainError {
@@ -112,6 +149,12 @@ fn arguments(args: impl Iterator<Item = String>) -> Result<Request, String> {
     if args.next_if(|a| a == "guard").is_some() {
         let mut directory = || args.next().ok_or("guard needs two directories");
         return Ok(Request::Guard(directory()?.into(), directory()?.into()));
+    }
+    if args.next_if(|a| a == "completion").is_some() {
+        let shell = args.next().unwrap_or_default();
+        let found = COMPLETIONS.iter().find(|(name, _)| *name == shell);
+        let (_, text) = found.ok_or("completion needs bash, zsh or fish")?;
+        return Ok(Request::Print((*text).to_owned()));
     }
     let dev = args.next_if(|a| a == "dev").is_some();
     let (mut file, mut listen) = (None, Vec::new());
@@ -285,6 +328,7 @@ mod tests {
             ("-config f", file("f")),
             ("--config", wrong("--config needs a file")),
             ("guard a b", Ok(Request::Guard("a".into(), "b".into()))),
+            ("completion", wrong("completion needs bash, zsh or fish")),
             ("guard a", wrong("guard needs two directories")),
             ("dev", dev(&[])),
             (
@@ -298,7 +342,16 @@ mod tests {
         ] {
             assert_eq!(read(line), expect, "{line}");
         }
-        for line in ["version", "--version", "--help", "help", "dev --help"] {
+        for line in [
+            "version",
+            "--version",
+            "--help",
+            "help",
+            "dev --help",
+            "completion bash",
+            "completion zsh",
+            "completion fish",
+        ] {
             assert!(matches!(read(line), Ok(Request::Print(_))), "{line}");
         }
     }

@@ -7,4 +7,8 @@ mod beyond;
 mod conformance;
 mod harness;
 mod hostile;
+#[allow(dead_code, reason = "the cluster tests use the rest")]
+#[path = "../cluster/pretend.rs"]
+mod pretend;
 mod security;
+mod whole;
