@@ -13,11 +13,11 @@ use etcd_kv::{EtcdConfig, EtcdKv, Kv};
 use fleet_model::Machine;
 use sd_daemon::{State, notify};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
-use crate::api::{Access, Api, Hub, JournalReader, Listener, Tls, serve_metrics};
+use crate::api::{Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Tls, serve_metrics};
 use crate::audit::Audit;
 use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
@@ -190,6 +190,7 @@ pub async fn run(
     let agent = runs_units.then(|| tokio::spawn(run_agent(context, stopped)));
     let api = Api {
         hub: Hub::new(registry.clone()),
+        explaining: Semaphore::new(EXPLAIN_TURNS),
         registry: registry.clone(),
         mirror,
         standing: standing.clone(),

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use fleet_model::MachineId;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use access::{Access, Caller, ParseRoleError, Role, Via};
 pub use beyond::{Hub, JournalReader};
@@ -44,6 +44,9 @@ use crate::ui;
 const MAX_URL: usize = 8 << 10;
 /// Bytes of all header fields.
 const MAX_HEADERS: usize = 16 << 10;
+
+/// Explanations made at once.
+pub const EXPLAIN_TURNS: usize = 2;
 
 /// The description that clients are generated from.
 const DISCOVERY: &str = include_str!("discovery.json");
@@ -69,6 +72,8 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// Live changes.
     pub hub: Hub,
+    /// Turns at explaining, which is work.
+    pub explaining: Semaphore,
     /// Where logs are read.
     pub journal: JournalReader,
     /// Why units cannot be loaded or started here, if they cannot.

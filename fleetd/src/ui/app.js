@@ -7,6 +7,7 @@ const machines = new Map();
 const changed = new Set(); // units to be highlighted
 let shown = "all";
 let limit = 200;
+let machineLimit = 60;
 let loaded = false;
 let open = null; // the unit in the dialog
 
@@ -304,7 +305,16 @@ function drawMachines(rows) {
       chips.length ? make("div", { class: "chips" }, ...chips) : null,
     );
   };
-  $("machines").replaceChildren(...all.map(card));
+  const more = () => {
+    machineLimit += 300;
+    draw();
+  };
+  $("machines").replaceChildren(
+    ...all.slice(0, machineLimit).map(card),
+    ...(all.length > machineLimit
+      ? [make("button", { type: "button", class: "more", onclick: more }, `Show more (${all.length - machineLimit} are left)`)]
+      : []),
+  );
   if (focused) $("machines").querySelector(`[data-machine="${CSS.escape(focused)}"]`)?.focus();
 }
 

@@ -328,3 +328,75 @@ async fn orders_to_units_and_to_the_engine() {
         assert_eq!(answer.status, 404, "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_units_place_is_explained() {
+    let server = Server::start().await;
+    let explain = async |name: &str| {
+        let answer = server
+            .ask("GET", &format!("/flotilla/v1/explain/{name}"), None)
+            .await;
+        (answer.status, answer.json())
+    };
+    assert_eq!(explain("a.service").await.0, 404);
+    assert_eq!(explain("nonsense").await.0, 404);
+    server
+        .put(
+            "a.service",
+            "[X-Fleet]\nMachineMetadata=disk=ssd\n",
+            "launched",
+        )
+        .await;
+    let (status, nowhere) = explain("a.service").await;
+    assert_eq!(status, 200);
+    assert_eq!(nowhere["scheduled"], false);
+    assert_eq!(nowhere["waiting"], "there are no machines");
+    let record = r#"{"public_ip":"10.0.0.1","metadata":{"disk":"ssd"}}"#;
+    server.set("presence/m1", record).await;
+    server
+        .set("presence/m2", r#"{"public_ip":"10.0.0.2"}"#)
+        .await;
+    server.set("presence/m3", record).await;
+    server.set("cordon/m3", "{}").await;
+    server.set("job/a.service/schedule", "m1").await;
+    server.set_state("a.service", "m1", "launched").await;
+    let (_, there) = explain("a.service").await;
+    assert_eq!(
+        (&there["target"], &there["machine"]),
+        (&json!("launched"), &json!("m1"))
+    );
+    assert!(
+        there["reason"].as_str().is_some_and(|r| !r.is_empty()),
+        "{there}"
+    );
+    let verdicts: Vec<_> = there["machines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| {
+            (
+                m["id"].as_str().unwrap(),
+                m["fits"] == true,
+                m["obstacle"].is_string(),
+            )
+        })
+        .collect();
+    assert_eq!(verdicts[0], ("m1", true, false), "{there}");
+    let mut rest = verdicts[1..].to_vec();
+    rest.sort_unstable();
+    assert_eq!(rest, [("m2", false, true), ("m3", false, true)], "{there}");
+    assert_eq!(there["machines"][0]["ip"], "10.0.0.1");
+    // Without a place to go to, it waits, and says for what.
+    server
+        .put(
+            "b.service",
+            "[X-Fleet]\nMachineOf=none.service\n",
+            "launched",
+        )
+        .await;
+    let (_, waits) = explain("b.service").await;
+    assert!(
+        waits["waiting"].as_str().unwrap().contains("none.service"),
+        "{waits}"
+    );
+}

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
 pub(crate) const PAGE: u16 = 2;
@@ -97,6 +97,7 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let api = Arc::new(Api {
             hub: Hub::new(registry.clone()),
+            explaining: Semaphore::new(2),
             registry: registry.clone(),
             mirror,
             standing: receiver,

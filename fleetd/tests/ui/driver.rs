@@ -100,7 +100,7 @@ impl Browser {
 
     fn command(&self, method: &str, path: &str, body: &Value) -> Value {
         let path = format!("{}{path}", self.session);
-        let body = if method == "GET" {
+        let body = if method != "POST" {
             String::new()
         } else {
             body.to_string()

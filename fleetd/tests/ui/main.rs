@@ -278,6 +278,14 @@ fn the_dashboard_shows_the_cluster_and_follows_it() {
         "document.querySelector('#machines').innerText.includes('note=<i>x</i>')",
     );
 
+    let patch = json!([{"op": "remove", "path": format!("/{}/metadata/note", IDS[0])}]);
+    assert_eq!(
+        cluster
+            .ask("PATCH", "/fleet/v1/machines", &patch.to_string())
+            .0,
+        204
+    );
+
     // With the keyboard alone: filter, open, read, close.
     browser.press("/web@1");
     browser.wait(

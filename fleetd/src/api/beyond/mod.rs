@@ -6,12 +6,14 @@
 //! | `machines` | GET | machines with offers, reservations and cordons |
 //! | `machines/ID/cordon`, `/drain`, `/uncordon` | POST | 204 |
 //! | `rebalance` | POST | 202; `{"budget":N}` if wanted |
+//! | `explain/NAME` | GET | why a unit is where it is, and what each machine has for or against it |
 //! | `units/NAME/restart` | POST | 202 |
 //! | `units/NAME/result` | GET | what came of a batch unit, 404 if nothing yet |
 //! | `units/NAME/journal?lines=N` | GET | text; 409 names the machine if it is another one |
 //! | `events` | GET | server-sent events, see [`Hub`] |
 
 mod events;
+mod explain;
 mod journal;
 mod machines;
 mod orders;
@@ -53,6 +55,7 @@ impl Api {
         let order = |machine, order| self.order_machine(caller, machine, order);
         match (segments, &method) {
             (["events"], &Method::GET) => self.hub.answer(&self.mirror).await,
+            (["explain", name], &Method::GET) => self.explain_unit(name).await,
             (["machines"], &Method::GET) => self.machines_with_load().await,
             (["machines", id, "cordon"], &Method::POST) => order(id, MachineOrder::Cordon).await,
             (["machines", id, "drain"], &Method::POST) => order(id, MachineOrder::Drain).await,
@@ -66,6 +69,7 @@ impl Api {
             (
                 ["events" | "machines" | "rebalance"]
                 | ["machines", _, "cordon" | "drain" | "uncordon"]
+                | ["explain", _]
                 | ["units", _, "journal" | "result" | "restart"],
                 _,
             ) => Reply::not_allowed(),
