@@ -120,6 +120,7 @@ pub struct Announcer {
     me: MachineId,
     mirror: Mirror,
     standing: watch::Receiver<Standing>,
+    rewinds: watch::Receiver<u64>,
     /// As configured; empty: looked up.
     address: String,
     changes: mpsc::UnboundedReceiver<Change>,
@@ -143,6 +144,7 @@ impl Announcer {
         let announcer = Self {
             registry,
             me,
+            rewinds: mirror.rewinds(),
             mirror,
             standing,
             address,
@@ -191,6 +193,10 @@ impl Announcer {
         let lease = self.standing.borrow_and_update().lease;
         if lease != self.lease {
             (self.lease, self.written) = (lease, None);
+        }
+        if self.rewinds.has_changed().unwrap_or(false) {
+            self.rewinds.mark_unchanged();
+            self.written = None;
         }
         let Some(lease) = lease else { return Ok(()) };
         // Before the wishes are known, nothing can be told from what shall go.

@@ -146,8 +146,12 @@ pub type Stop = oneshot::Receiver<bool>;
 /// Runs the agent until it is asked to stop.
 pub async fn run(context: Context, mut stop: Stop) {
     let registry = context.registry.clone();
-    let (publisher, mut dropped) =
-        Publisher::start(registry, context.me.clone(), context.standing.clone());
+    let (publisher, mut dropped) = Publisher::start(
+        registry,
+        context.me.clone(),
+        context.standing.clone(),
+        context.mirror.rewinds(),
+    );
     let (publish, told) = Tell::new(publisher);
     let mut news = context.manager.news();
     let mut opened = context.fence.opened();

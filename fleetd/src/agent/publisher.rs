@@ -1,5 +1,5 @@
 //! Publishing this machine's unit states: on change only, many in one write, and all of them again
-//! after the lease has changed.
+//! after the lease has changed or an older copy of the store was restored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,6 +23,7 @@ pub struct Publisher {
     registry: Registry,
     me: MachineId,
     standing: watch::Receiver<Standing>,
+    rewinds: watch::Receiver<u64>,
     changes: mpsc::UnboundedReceiver<Change>,
     current: BTreeMap<UnitName, UnitState>,
     dirty: BTreeSet<UnitName>,
@@ -39,6 +40,7 @@ impl Publisher {
         registry: Registry,
         me: MachineId,
         standing: watch::Receiver<Standing>,
+        rewinds: watch::Receiver<u64>,
     ) -> (
         mpsc::UnboundedSender<Change>,
         mpsc::UnboundedReceiver<UnitName>,
@@ -49,6 +51,7 @@ impl Publisher {
             registry,
             me,
             standing,
+            rewinds,
             changes,
             current: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -74,6 +77,12 @@ impl Publisher {
                     if changed.is_err() {
                         return;
                     }
+                }
+                changed = self.rewinds.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.dirty.extend(self.current.keys().cloned());
                 }
             }
             self.check_lease();

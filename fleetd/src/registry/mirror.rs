@@ -158,6 +158,7 @@ fn put_or_remove<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) 
 pub struct Mirror {
     desired: Arc<RwLock<Desired>>,
     revision: watch::Receiver<i64>,
+    rewinds: watch::Receiver<u64>,
 }
 
 impl Mirror {
@@ -166,9 +167,11 @@ impl Mirror {
     pub fn start(registry: Registry) -> Self {
         let desired = Arc::new(RwLock::new(Desired::default()));
         let (tx, revision) = watch::channel(0);
+        let (rewound, rewinds) = watch::channel(0);
         let mirror = Self {
             desired: desired.clone(),
             revision,
+            rewinds,
         };
         tokio::spawn(async move {
             let mut follow = Follow::new(registry.wishes());
@@ -190,6 +193,9 @@ impl Mirror {
                         at
                     }
                 };
+                rewound.send_if_modified(|old| {
+                    std::mem::replace(old, follow.rewinds()) != follow.rewinds()
+                });
                 if tx.send(at).is_err() {
                     return;
                 }
@@ -207,6 +213,13 @@ impl Mirror {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         *self.revision.borrow() > 0
+    }
+
+    /// How often the store turned out to be an older copy of itself: whoever has published anything
+    /// publishes it anew.
+    #[must_use]
+    pub fn rewinds(&self) -> watch::Receiver<u64> {
+        self.rewinds.clone()
     }
 
     /// Waits for the next change.

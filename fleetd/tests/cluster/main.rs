@@ -8,6 +8,7 @@ mod discovery;
 mod harness;
 mod life;
 mod pretend;
+mod restore;
 
 use std::time::Duration;
 
