@@ -55,6 +55,7 @@ pub(crate) async fn daemon(etcd: &str, number: usize, dir: &Path) {
         manager: Arc::new(Pretend::default()),
         kv: None,
         clock: Arc::new(MachineClock),
+        api: fleetd::daemon::ApiIo::default(),
     };
     let end = async {
         let until_end = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
