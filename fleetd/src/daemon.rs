@@ -17,7 +17,9 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
-use crate::api::{Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Tls, serve_metrics};
+use crate::api::{
+    Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Original, Tls, serve_metrics,
+};
 use crate::audit::Audit;
 use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
@@ -191,6 +193,7 @@ pub async fn run(
     let api = Api {
         hub: Hub::new(registry.clone()),
         explaining: Semaphore::new(EXPLAIN_TURNS),
+        original: Original::default(),
         registry: registry.clone(),
         mirror,
         standing: standing.clone(),

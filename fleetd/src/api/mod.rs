@@ -13,6 +13,7 @@
 mod access;
 mod beyond;
 mod machines;
+mod original;
 mod paging;
 mod reply;
 mod request;
@@ -29,6 +30,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use access::{Access, Caller, ParseRoleError, Role, Via};
 pub use beyond::{Hub, JournalReader};
+pub use original::Original;
 pub use serve::{Listener, Tls, serve_metrics};
 
 use self::reply::Body;
@@ -74,6 +76,8 @@ pub struct Api {
     pub hub: Hub,
     /// Turns at explaining, which is work.
     pub explaining: Semaphore,
+    /// What the original's client must see.
+    pub original: Original,
     /// Where logs are read.
     pub journal: JournalReader,
     /// Why units cannot be loaded or started here, if they cannot.
@@ -173,7 +177,7 @@ impl Api {
             ([], _) => Reply::not_allowed(),
             (segments, _) if segments.contains(&"") => Reply::not_found(),
             (["units"], &Method::GET) => self.list_units(&query).await,
-            (["units", name], &Method::GET) => self.get_unit(name).await,
+            (["units", name], &Method::GET) => self.get_unit(name, request.headers()).await,
             (["units", name], &Method::PUT) => self.put_unit(name, request).await,
             (["units", name], &Method::DELETE) => self.delete_unit(name).await,
             (["state"], &Method::GET) => self.list_states(&query).await,

@@ -1,6 +1,7 @@
 //! `units`: what is wished for.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use fleet_model::agent::AgentUnit;
 use fleet_model::wire;
@@ -8,11 +9,12 @@ use fleet_model::{
     MachineId, TargetState, UnitFile, UnitName, UnitOption, UnitState, validate_unit,
 };
 use hyper::body::Incoming;
+use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 
 use super::paging::Page;
 use super::request::{is_json, read_json};
-use super::{Api, Reply};
+use super::{Api, Original, Reply};
 use crate::registry::RegistryError;
 
 /// How often a write is decided again because somebody else was faster.
@@ -51,7 +53,7 @@ impl Api {
         })
     }
 
-    pub(super) async fn get_unit(&self, name: &str) -> Reply {
+    pub(super) async fn get_unit(&self, name: &str, headers: &HeaderMap) -> Reply {
         let found = self
             .mirror
             .read()
@@ -62,7 +64,13 @@ impl Api {
             return Reply::error(StatusCode::NOT_FOUND, "unit does not exist");
         };
         match self.records(&name, &name).await {
-            Ok(records) => Reply::json(&to_wire(&name, &unit, &records)),
+            Ok(records) => {
+                let mut unit = to_wire(&name, &unit, &records);
+                if Original::is(headers) {
+                    self.original.show(&mut unit, Instant::now());
+                }
+                Reply::json(&unit)
+            }
             Err(error) => Reply::failed(&error),
         }
     }
@@ -106,6 +114,7 @@ impl Api {
             let message = "only \"application/json\" is supported as Content-Type";
             return Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
         }
+        let original = Original::is(request.headers());
         let unit: wire::Unit = match read_json(request.into_body()).await {
             Ok(unit) => unit,
             Err(reply) => return reply,
@@ -117,6 +126,9 @@ impl Api {
         let active = put.target.is_some_and(|t| t != TargetState::Inactive);
         if let Some(why) = self.no_manager.as_ref().filter(|_| active) {
             return Reply::error(StatusCode::CONFLICT, why);
+        }
+        if original && put.target == Some(TargetState::Loaded) && self.is_launched(&put.name) {
+            self.original.stopped(&put.name, Instant::now());
         }
         for left in (0..TRIES).rev() {
             match self.try_put(&put).await {
@@ -130,6 +142,14 @@ impl Api {
             }
         }
         Reply::error(StatusCode::CONFLICT, "the unit is being changed by others")
+    }
+
+    fn is_launched(&self, name: &UnitName) -> bool {
+        let desired = self.mirror.read();
+        desired
+            .units
+            .get(name)
+            .is_some_and(|u| u.target == TargetState::Launched)
     }
 
     /// Decides by what is there now. `Ok(None)` if that has changed meanwhile.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_kv::{Kv, MemKv};
 use fleet_model::{MachineId, UnitFile};
-use fleetd::api::{Access, Api, Hub, JournalReader, Listener, Role, Tls};
+use fleetd::api::{Access, Api, Hub, JournalReader, Listener, Original, Role, Tls};
 use fleetd::audit::Audit;
 use fleetd::metrics::Metrics;
 use fleetd::presence::Standing;
@@ -98,6 +98,7 @@ impl Server {
         let api = Arc::new(Api {
             hub: Hub::new(registry.clone()),
             explaining: Semaphore::new(2),
+            original: Original::default(),
             registry: registry.clone(),
             mirror,
             standing: receiver,

@@ -97,6 +97,41 @@ pub struct RebalanceRequest {
     pub budget: Option<u32>,
 }
 
+/// A unit on all its machines. `GET units/NAME/states`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnitRuns {
+    /// Names the last restart asked for; 0 for none. Restarts asked for later have larger names.
+    pub restart: u64,
+    /// By machine.
+    pub states: Vec<UnitRun>,
+}
+
+/// A unit on one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UnitRun {
+    /// The machine.
+    pub machine: String,
+    /// Hash of the text that it runs.
+    pub hash: String,
+    /// systemd's LoadState.
+    pub load: String,
+    /// systemd's ActiveState.
+    pub active: String,
+    /// systemd's SubState.
+    pub sub: String,
+    /// Since when it is so, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Names the last restart that it has carried out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<u64>,
+    /// Whether it says that it is ready, if it says so at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+}
+
 /// Who the caller is. `GET whoami`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

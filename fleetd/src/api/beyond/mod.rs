@@ -9,6 +9,7 @@
 //! | `explain/NAME` | GET | why a unit is where it is, and what each machine has for or against it |
 //! | `units/NAME/restart` | POST | 202 |
 //! | `units/NAME/result` | GET | what came of a batch unit, 404 if nothing yet |
+//! | `units/NAME/states` | GET | the unit on all its machines, and the last restart asked for |
 //! | `units/NAME/journal?lines=N` | GET | text; 409 names the machine if it is another one |
 //! | `events` | GET | server-sent events, see [`Hub`] |
 
@@ -17,6 +18,7 @@ mod explain;
 mod journal;
 mod machines;
 mod orders;
+mod runs;
 
 use fleet_model::UnitName;
 use fleet_model::wire::flotilla::WhoAmI;
@@ -66,11 +68,12 @@ impl Api {
             (["units", name, "journal"], &Method::GET) => self.unit_journal(name, &query).await,
             (["units", name, "result"], &Method::GET) => self.unit_result(name),
             (["units", name, "restart"], &Method::POST) => self.restart_unit(name).await,
+            (["units", name, "states"], &Method::GET) => self.unit_runs(name).await,
             (
                 ["events" | "machines" | "rebalance"]
                 | ["machines", _, "cordon" | "drain" | "uncordon"]
                 | ["explain", _]
-                | ["units", _, "journal" | "result" | "restart"],
+                | ["units", _, "journal" | "result" | "restart" | "states"],
                 _,
             ) => Reply::not_allowed(),
             _ => Reply::not_found(),
