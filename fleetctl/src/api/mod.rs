@@ -1,26 +1,31 @@
-//! The API as typed calls.
+//! The API as typed calls: fleet's v1 here, what Flotilla adds in [`beyond`].
+
+mod beyond;
 
 use fleet_model::{TargetState, UnitFile, wire};
 use serde::de::DeserializeOwned;
 
 use crate::error::Failure;
-use crate::http::{Answer, Endpoint};
+use crate::net::{Answer, Transport};
 
 /// A client of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Client {
-    endpoint: Endpoint,
+    transport: Transport,
 }
 
 impl Client {
-    pub(crate) fn new(endpoint: &str) -> Result<Self, Failure> {
-        Ok(Self {
-            endpoint: Endpoint::parse(endpoint)?,
-        })
+    pub(crate) fn new(transport: Transport) -> Self {
+        Self { transport }
+    }
+
+    /// The way to machines.
+    pub(crate) fn ssh(&self) -> &crate::net::ssh::Ssh {
+        &self.transport.ssh
     }
 
     fn read<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, Failure> {
-        let answer = self.endpoint.request(what, "GET", path, None)?;
+        let answer = self.transport.request(what, "GET", path, None)?;
         self.expect(what, &answer, &[200])?;
         self.decode(what, &answer)
     }
@@ -28,7 +33,7 @@ impl Client {
     fn decode<T: DeserializeOwned>(&self, what: &str, answer: &Answer) -> Result<T, Failure> {
         serde_json::from_slice(&answer.body).map_err(|error| Failure::Answer {
             what: what.to_owned(),
-            endpoint: self.endpoint.to_string(),
+            endpoint: self.transport.endpoint.to_string(),
             reason: error.to_string(),
         })
     }
@@ -38,9 +43,7 @@ impl Client {
         if statuses.contains(&status) {
             return Ok(());
         }
-        let message = serde_json::from_slice::<wire::ErrorBody>(&answer.body)
-            .map(|body| body.error.message)
-            .unwrap_or_default();
+        let message = message(answer);
         let message = if message.is_empty() {
             format!("fleetd answered {status}")
         } else {
@@ -100,7 +103,7 @@ impl Client {
     pub(crate) fn unit(&self, name: &str) -> Result<Option<wire::Unit>, Failure> {
         let what = format!("read unit {name}");
         let answer = self
-            .endpoint
+            .transport
             .request(&what, "GET", &unit_path(name), None)?;
         if answer.status == 404 {
             return Ok(None);
@@ -109,7 +112,7 @@ impl Client {
         self.decode(&what, &answer).map(Some)
     }
 
-    /// Stores a unit.
+    /// Stores a unit, or replaces one that differs; its target state becomes `target`.
     pub(crate) fn create(
         &self,
         name: &str,
@@ -138,16 +141,25 @@ impl Client {
     fn put(&self, what: &str, unit: &wire::Unit) -> Result<(), Failure> {
         let body = serde_json::to_vec(unit).expect("plain strings always serialise");
         let answer = self
-            .endpoint
+            .transport
             .request(what, "PUT", &unit_path(&unit.name), Some(&body))?;
         self.expect(what, &answer, &[201, 204])
+    }
+
+    /// Sets a value of a machine's metadata that lasts, whether or not the machine is there.
+    pub(crate) fn set_metadata(&self, changes: &[wire::MetadataPatch]) -> Result<(), Failure> {
+        let what = "set metadata of machines";
+        let body = serde_json::to_vec(changes).expect("plain strings always serialise");
+        let path = "/fleet/v1/machines";
+        let answer = self.transport.request(what, "PATCH", path, Some(&body))?;
+        self.expect(what, &answer, &[204])
     }
 
     /// Destroys a unit; false if there is none of that name.
     pub(crate) fn destroy(&self, name: &str) -> Result<bool, Failure> {
         let what = format!("destroy unit {name}");
         let answer = self
-            .endpoint
+            .transport
             .request(&what, "DELETE", &unit_path(name), None)?;
         if answer.status == 404 {
             return Ok(false);
@@ -155,6 +167,13 @@ impl Client {
         self.expect(&what, &answer, &[204])?;
         Ok(true)
     }
+}
+
+/// What an answer says that is an error; may be empty.
+fn message(answer: &Answer) -> String {
+    serde_json::from_slice::<wire::ErrorBody>(&answer.body)
+        .map(|body| body.error.message)
+        .unwrap_or_default()
 }
 
 fn unit_path(name: &str) -> String {
