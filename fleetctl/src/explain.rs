@@ -15,20 +15,22 @@ use crate::table::layout;
 
 /// What a unit waits for, in one line; `None` if it does not wait.
 pub(crate) fn waits_for(explanation: &Explanation) -> Option<String> {
-    if let Some(waiting) = explanation.waiting.as_deref().filter(|w| !w.is_empty()) {
-        return Some(waiting.to_owned());
+    if let Some(text) = fits_nowhere(explanation) {
+        return Some(text);
     }
+    let waiting = explanation.waiting.as_deref().filter(|w| !w.is_empty());
+    let unplaced = explanation.machine.is_empty() && explanation.target != "inactive";
+    let reason = Some(explanation.reason.as_str()).filter(|r| unplaced && !r.is_empty());
+    waiting.or(reason).map(str::to_owned)
+}
+
+/// Why no machine can take a unit that is wanted, counted by obstacle: there may be many machines.
+fn fits_nowhere(explanation: &Explanation) -> Option<String> {
     if !explanation.machine.is_empty() || explanation.target == "inactive" {
         return None;
     }
     let obstacles = obstacles(&explanation.machines);
-    match (explanation.reason.as_str(), obstacles.is_empty()) {
-        ("", true) => None,
-        ("", false) => Some(format!("no machine fits: {obstacles}")),
-        (reason, true) => Some(reason.to_owned()),
-        (reason, false) if reason.contains(&obstacles) => Some(reason.to_owned()),
-        (reason, false) => Some(format!("{reason} ({obstacles})")),
-    }
+    (!obstacles.is_empty()).then(|| format!("no machine fits: {obstacles}"))
 }
 
 /// What is in the way on how many machines, where none fits.
@@ -72,10 +74,12 @@ fn text(name: &str, explain: &Explanation) -> String {
         }
     };
     let mut text = format!("Unit {name}: {} is wanted, {place}\n", explain.target);
-    if !explain.reason.is_empty() {
-        text.push_str(&format!("Why: {}\n", explain.reason));
+    let why = fits_nowhere(explain).unwrap_or_else(|| explain.reason.clone());
+    if !why.is_empty() {
+        text.push_str(&format!("Why: {why}\n"));
     }
-    if let Some(waiting) = explain.waiting.as_deref().filter(|w| !w.is_empty()) {
+    let waiting = explain.waiting.as_deref().filter(|w| !w.is_empty());
+    if let Some(waiting) = waiting.filter(|w| *w != explain.reason) {
         text.push_str(&format!("Waits for: {waiting}\n"));
     }
     if !explain.machines.is_empty() {
@@ -154,7 +158,7 @@ mod tests {
             ),
             (
                 r#"{"target":"launched","reason":"nothing fits","machines":[{"id":"a","obstacle":"full"}]}"#,
-                Some("nothing fits (1 machine: full)"),
+                Some("no machine fits: 1 machine: full"),
             ),
             (
                 r#"{"target":"launched","reason":"soon","machines":[{"id":"a","fits":true},{"id":"b","obstacle":"full"}]}"#,

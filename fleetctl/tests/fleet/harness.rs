@@ -1,6 +1,7 @@
 //! A cluster of real daemons on a store in memory, each with a pretended service manager, and the
 //! real fleetctl against its sockets.
 
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etcd_kv::MemKv;
+use fleetd::api::Tls;
 use fleetd::config::Settings;
 use fleetd::daemon::{ApiIo, End, Io, run};
 use tempfile::TempDir;
@@ -22,9 +24,12 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// One machine.
 pub(crate) struct Machine {
     pub(crate) socket: PathBuf,
+    /// The same API by TCP.
+    pub(crate) port: u16,
     pub(crate) manager: Pretend,
     settings: Settings,
-    listener: OwnedFd,
+    listeners: Vec<OwnedFd>,
+    tls: Option<Tls>,
     runtime: Option<Runtime>,
 }
 
@@ -33,6 +38,7 @@ pub(crate) struct Cluster {
     pub(crate) machines: Vec<Machine>,
     pub(crate) dir: TempDir,
     kv: MemKv,
+    tls: Option<Tls>,
 }
 
 /// What fleetctl did.
@@ -77,11 +83,17 @@ impl Cluster {
 
     /// Machines with these IDs and addresses.
     pub(crate) fn with(machines: &[(String, String)]) -> Self {
+        Self::secured(machines, None)
+    }
+
+    /// With `tls`, TCP listeners demand it.
+    pub(crate) fn secured(machines: &[(String, String)], tls: Option<Tls>) -> Self {
         let size = machines.len();
         let mut cluster = Self {
             machines: Vec::new(),
             dir: tempfile::tempdir().unwrap(),
             kv: MemKv::new(),
+            tls,
         };
         for (id, address) in machines {
             cluster.add(id, address);
@@ -107,7 +119,7 @@ impl Cluster {
         std::fs::write(home.join("machine-id"), format!("{id}\n")).unwrap();
         let n = number + 1;
         let text = format!(
-            "agent_ttl=30s\npublic_ip={address}\nmetadata=index={n},zone=z{}\n",
+            "agent_ttl=30s\napi_roles=viewer:read,boss:admin\npublic_ip={address}\nmetadata=index={n},zone=z{}\n",
             n % 2
         );
         let (settings, _) = Settings::from_text("test", &text, std::iter::empty()).unwrap();
@@ -118,12 +130,15 @@ impl Cluster {
             ..settings
         };
         let socket = home.join("fleet.sock");
-        let listener = UnixListener::bind(&socket).unwrap().into();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut machine = Machine {
             socket,
+            port: tcp.local_addr().unwrap().port(),
             manager: Pretend::default(),
             settings,
-            listener,
+            listeners: vec![listener.into(), tcp.into()],
+            tls: self.tls.clone(),
             runtime: None,
         };
         machine.run(&self.kv);
@@ -209,11 +224,18 @@ impl Machine {
             .build()
             .unwrap();
         let io = Io {
-            sockets: vec![("fleet.socket".into(), self.listener.try_clone().unwrap())],
+            sockets: self
+                .listeners
+                .iter()
+                .map(|l| ("fleet.socket".into(), l.try_clone().unwrap()))
+                .collect(),
             manager: Arc::new(self.manager.clone()),
             kv: Some(Arc::new(kv.clone())),
             clock: Arc::new(fleetd::clock::MachineClock),
-            api: ApiIo::default(),
+            api: ApiIo {
+                tls: self.tls.clone(),
+                ..ApiIo::default()
+            },
         };
         let settings = self.settings.clone();
         runtime.spawn(async move {

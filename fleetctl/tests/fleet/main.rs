@@ -5,7 +5,10 @@
 
 mod deeds;
 mod harness;
+mod import;
 #[path = "../../../fleetd/tests/cluster/pretend.rs"]
 #[allow(dead_code, reason = "shared with fleetd's tests, which use more of it")]
 mod pretend;
 mod scripts;
+mod secure;
+mod ssh;

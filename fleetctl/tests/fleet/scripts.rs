@@ -174,6 +174,7 @@ macro_rules! scripts {
 }
 
 scripts!(
+    explain,
     globals,
     json,
     life,
