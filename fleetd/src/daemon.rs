@@ -174,6 +174,12 @@ pub async fn run(
             crate::dns::Server::start(*address, directory.clone());
         }
     }
+    tokio::spawn(crate::dump::answer_signal(
+        registry.clone(),
+        mirror.clone(),
+        standing.clone(),
+        me.clone(),
+    ));
     let (stop, stopped) = oneshot::channel();
     let context = Context {
         registry: registry.clone(),

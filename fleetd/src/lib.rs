@@ -34,6 +34,7 @@ pub mod config;
 pub mod daemon;
 pub mod dev;
 pub mod dns;
+mod dump;
 pub mod engine;
 mod host;
 pub mod metrics;

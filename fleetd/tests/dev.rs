@@ -71,6 +71,7 @@ fn dev_serves_one_machine_and_says_that_nothing_can_start_units() {
     let start = || {
         fleetd()
             .args(["dev", "--listen", &address])
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
     };
@@ -115,6 +116,29 @@ fn dev_serves_one_machine_and_says_that_nothing_can_start_units() {
     assert_eq!(ask(&socket, "DELETE", path, "").unwrap().0, 204);
     let (status, page) = ask(&socket, "GET", "/ui", "").unwrap();
     assert!(status == 200 && page.contains("<html"), "{page}");
+
+    // What it knows, on one line, for whoever asks with a signal.
+    assert_eq!(ask(&socket, "PUT", path, &unit("inactive")).unwrap().0, 201);
+    let text = r#"{"options":[{"section":"X-Fleet","name":"Global","value":"true"}],"desiredState":"inactive"}"#;
+    assert_eq!(
+        ask(&socket, "PUT", "/fleet/v1/units/g.service", text)
+            .unwrap()
+            .0,
+        201
+    );
+    let pid = rustix::process::Pid::from_child(&running.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    let mut line = String::new();
+    let mut stdout = std::io::BufReader::new(running.0.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
+    let dump: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(dump["healthy"], true, "{line}");
+    assert_eq!(dump["agent"]["g.service"]["target"], "inactive", "{line}");
+    assert!(
+        dump["agent"].get("a.service").is_none(),
+        "it is not this machine's: {line}"
+    );
+    assert_eq!(dump["publisher"], serde_json::json!({}), "{line}");
 
     let ended = running.terminate();
     assert_eq!(ended.status.code(), Some(0));

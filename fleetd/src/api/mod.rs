@@ -35,7 +35,7 @@ pub use serve::{Listener, Tls, serve_metrics};
 
 use self::reply::Body;
 pub(crate) use self::reply::Reply;
-use self::request::{is_foreign, segments};
+use self::request::{is_foreign, is_led_astray, segments};
 use crate::audit::Audit;
 use crate::metrics::Metrics;
 use crate::presence::Standing;
@@ -117,6 +117,11 @@ impl Api {
                 "{} has the role {role}, this needs {needed}",
                 caller.name
             ));
+        }
+        if caller.via != Via::Tls && is_led_astray(request.headers()) {
+            return forbidden(
+                "browsers must name this machine by its address or as localhost".into(),
+            );
         }
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         if !reads && is_foreign(request.headers()) {

@@ -1,12 +1,13 @@
 //! Reading requests: paths, queries and bodies, with their limits.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::StatusCode;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, ORIGIN};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, ORIGIN, USER_AGENT};
 use tokio::time::timeout;
 
 use super::reply::Reply;
@@ -71,6 +72,27 @@ pub(super) fn is_foreign(headers: &HeaderMap) -> bool {
         (Some((_, origin)), Some(host)) => !origin.eq_ignore_ascii_case(host),
         _ => true,
     }
+}
+
+/// Whether a browser was led here by a name that it could have been given for another place: a page
+/// of somebody else whose name now points to this machine. Only TLS tells such names apart, so
+/// without it browsers must use an address, `localhost`, or a name without a domain.
+pub(super) fn is_led_astray(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    if !text(USER_AGENT).is_some_and(|agent| agent.starts_with("Mozilla/")) {
+        return false;
+    }
+    let Some(host) = text(HOST) else {
+        return true;
+    };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse::<IpAddr>().is_ok();
+    let local = name == "localhost" || name.ends_with(".localhost") || !name.contains('.');
+    !address && !local
 }
 
 /// Reads a JSON body of limited size in limited time.
@@ -183,6 +205,33 @@ mod tests {
             set(ORIGIN, origin);
             set(HOST, host);
             assert_eq!(is_foreign(&headers), expect, "{origin:?} {host:?}");
+        }
+    }
+
+    #[test]
+    fn browsers_come_by_names_that_cannot_be_bent() {
+        const BROWSER: Option<&str> = Some("Mozilla/5.0 (X11)");
+        for (agent, host, expect) in [
+            (BROWSER, Some("localhost:8080"), false),
+            (BROWSER, Some("10.0.2.11:49153"), false),
+            (BROWSER, Some("[fe80::1]:1"), false),
+            (BROWSER, Some("[::1]"), false),
+            (BROWSER, Some("node1"), false),
+            (BROWSER, Some("a.localhost"), false),
+            (BROWSER, Some("evil.example:8080"), true),
+            (BROWSER, Some("evil.example"), true),
+            (BROWSER, Some("127.0.0.1.evil.example"), true),
+            (BROWSER, None, true),
+            (Some("Go-http-client/1.1"), Some("node1.example"), false),
+            (Some("curl/8"), Some("node1.example:1"), false),
+            (None, None, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            let mut set =
+                |name, value: Option<&str>| value.map(|v| headers.insert(name, v.parse().unwrap()));
+            set(USER_AGENT, agent);
+            set(HOST, host);
+            assert_eq!(is_led_astray(&headers), expect, "{agent:?} {host:?}");
         }
     }
 

@@ -140,7 +140,11 @@ impl Server {
     pub(crate) async fn set(&self, key: &str, value: &str) {
         let kv: &dyn Kv = &*self.kv;
         let reply = kv.put(format!("/v3/{key}"), value, None).await.unwrap();
-        self.api.mirror.caught_up(reply.revision).await;
+        // The mirror hears of wishes only.
+        let full = format!("/v3/{key}");
+        if self.registry.wishes().contains(full.as_bytes()) {
+            self.api.mirror.caught_up(reply.revision).await;
+        }
     }
 
     pub(crate) async fn set_state(&self, unit: &str, machine: &str, phase: &str) {

@@ -177,6 +177,18 @@ async fn pages_of_other_origins_cannot_write() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_point_here_by_now_do_not_open_the_door_to_pages() {
+    let server = Server::start().await;
+    for (host, status) in [("localhost:8080", 200), ("evil.example:8080", 403)] {
+        let raw = format!(
+            "GET /fleet/v1/units HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+             User-Agent: Mozilla/5.0 (X11; Linux)\r\n\r\n"
+        );
+        assert_eq!(server.raw(raw.as_bytes()).await.status, status, "{host}");
+    }
+}
+
 /// When this test binary runs as the client of another user, this variable names the socket.
 const SOCKET: &str = "FLEETD_TEST_SOCKET";
 
@@ -373,7 +385,9 @@ async fn what_is_too_large_is_refused() {
         "A: b\r\n".repeat(100),
         format!("A: {}\r\n", "b".repeat(40_000)),
     ] {
-        let raw = format!("GET /fleet/v1/units HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        let raw = format!(
+            "GET /fleet/v1/units HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n"
+        );
         let answer = server.raw(raw.as_bytes()).await;
         assert_eq!(answer.status, 431, "{answer:?}");
     }

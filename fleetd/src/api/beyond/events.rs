@@ -19,7 +19,7 @@ use fleet_model::{Machine, MachineId, Phase, UnitName, UnitState, wire};
 use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::super::reply::Reply;
 use super::super::states;
@@ -32,6 +32,8 @@ const BACKLOG: usize = 1024;
 const MAX_LISTENERS: usize = 64;
 /// Pause between signs of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a mirror may differ from the hub.
+const AGREE: Duration = Duration::from_secs(1);
 
 /// Spreads changes to listeners; watches the registry only while there are some.
 #[derive(Debug, Clone)]
@@ -42,8 +44,8 @@ struct Shared {
     registry: Registry,
     sender: broadcast::Sender<Bytes>,
     running: Mutex<bool>,
-    /// What the hub has seen.
-    revision: AtomicI64,
+    /// The last wish that the hub has seen.
+    wish: AtomicI64,
     listeners: Arc<Semaphore>,
 }
 
@@ -55,7 +57,7 @@ impl Hub {
             registry,
             sender: broadcast::Sender::new(BACKLOG),
             running: Mutex::new(false),
-            revision: AtomicI64::new(0),
+            wish: AtomicI64::new(0),
             listeners: Arc::new(Semaphore::new(MAX_LISTENERS)),
         }))
     }
@@ -74,9 +76,7 @@ impl Hub {
             let mut first = Bytes::from_static(b": listening\n\n");
             if !started {
                 // A hub that was just started says so itself, when it has read everything.
-                mirror
-                    .caught_up(shared.revision.load(Ordering::Acquire))
-                    .await;
+                mirror.caught_up(shared.wish.load(Ordering::Acquire)).await;
                 first = Bytes::from_static(RESET);
             }
             if out.send(first).await.is_err() {
@@ -132,7 +132,8 @@ async fn run(shared: Arc<Shared>, mirror: Mirror) {
             update = follow.next(shared.registry.kv()) => Some(update),
             _ = look.tick() => None,
         };
-        let revision = match update {
+        let wishes = shared.registry.wishes();
+        let wish = match update {
             None => {
                 let mut running = shared
                     .running
@@ -144,18 +145,26 @@ async fn run(shared: Arc<Shared>, mirror: Mirror) {
                 }
                 continue;
             }
-            Some(Update::All(kvs, revision)) => {
+            Some(Update::All(kvs, _)) => {
                 seen = Seen::default();
+                let mut wish = 0;
                 for kv in kvs {
+                    if wishes.contains(&kv.key) {
+                        wish = wish.max(kv.mod_revision);
+                    }
                     seen.set(shared.registry.read_key(&kv.key), Some(&kv.value));
                 }
-                mirror.caught_up(revision).await;
+                agree(&mirror, &seen, wish).await;
                 let _ = shared.sender.send(Bytes::from_static(RESET));
-                revision
+                wish
             }
             Some(Update::Changes(events, revision)) => {
                 let mut touched = Touched::default();
+                let mut wish = shared.wish.load(Ordering::Acquire);
                 for event in &events {
+                    if wishes.contains(event.key()) {
+                        wish = revision;
+                    }
                     let key = shared.registry.read_key(event.key());
                     let value = match event {
                         etcd_kv::Event::Put { kv, .. } => Some(&kv.value[..]),
@@ -169,11 +178,28 @@ async fn run(shared: Arc<Shared>, mirror: Mirror) {
                     // Nobody there is no failure.
                     let _ = shared.sender.send(change);
                 }
-                revision
+                wish
             }
         };
-        shared.revision.store(revision, Ordering::Release);
+        shared.wish.store(wish, Ordering::Release);
     }
+}
+
+/// Waits until the mirror has what the hub has read: its last wish, and no unit that is gone.
+async fn agree(mirror: &Mirror, seen: &Seen, wish: i64) {
+    mirror.caught_up(wish).await;
+    let same = || {
+        let desired = mirror.read();
+        desired.units.keys().eq(seen.desired.units.keys())
+    };
+    let mut changes = mirror.clone();
+    let agreed = async {
+        while !same() {
+            changes.changed().await;
+        }
+    };
+    // A mirror that is ahead differs, too; the hub hears of that soon, and so do its listeners.
+    let _ = timeout(AGREE, agreed).await;
 }
 
 /// The registry as the hub has seen it.
