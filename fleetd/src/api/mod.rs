@@ -31,6 +31,7 @@ use tokio::sync::{Semaphore, watch};
 pub use access::{Access, Caller, ParseRoleError, Role, Via};
 pub use beyond::{Hub, JournalReader};
 pub use original::Original;
+pub use paging::page_number;
 pub use serve::{Listener, Tls, serve_metrics};
 
 use self::reply::Body;

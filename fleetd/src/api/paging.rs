@@ -61,6 +61,14 @@ impl Page {
     }
 }
 
+/// The page that a query asks for, if its token is one of ours. For fuzzing; the API answers with
+/// what is wrong.
+#[must_use]
+pub fn page_number(query: &str, limit: u16) -> Option<u16> {
+    let page = Page::from_query(query, limit).ok()?;
+    Some(page.number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,6 +68,7 @@ impl Scheduler {
                 Waiting::NoFit { .. }
                     | Waiting::NoMachines
                     | Waiting::MachineAbsent { .. }
+                    | Waiting::StillOn { .. }
                     | Waiting::CannotLeave { .. }
             )
         });

@@ -85,7 +85,7 @@ impl Scheduler {
     /// Explains a unit's place. To be asked after [`Scheduler::plan`].
     #[must_use]
     pub fn explain(&self, name: &UnitName) -> Option<Explanation> {
-        let (name, entry) = self.units.get_key_value(name)?;
+        let (name, entry) = self.units.get_key_value(name).filter(|(_, e)| e.exists)?;
         let requirements = &*entry.requirements;
         let query = self.query(name, entry);
         let mut machines: Vec<Candidate> = self

@@ -61,7 +61,7 @@ impl Scheduler {
 
     /// A machine is gone; it had these records.
     pub(super) fn raise_fences(&mut self, machine: &MachineId, held: &BTreeSet<UnitName>) {
-        let here = super::scheduler::slot_names(self.machines.get(machine));
+        let here = self.placed.get(machine).cloned().unwrap_or_default();
         for name in here.iter().chain(held) {
             let Some(entry) = self.units.get(name) else {
                 continue;

@@ -21,7 +21,7 @@ impl Scheduler {
         self.note_requirements(name);
         let now = self.units.get(name).and_then(Entry::place).cloned();
         if let Some(old) = place.as_ref().filter(|old| now.as_ref() != Some(*old)) {
-            self.forget_absent(name, old);
+            self.displace(name, old);
         }
         if let Some(place) = &now {
             self.settle_in(name, place);
@@ -57,7 +57,7 @@ impl Scheduler {
         if self.globals.remove(name) {
             self.stale.extend(self.machines.keys().cloned());
         }
-        self.changed_replaces(&requirements);
+        self.changed_replaces(name, &requirements);
     }
 
     fn note_requirements(&mut self, name: &UnitName) {
@@ -79,7 +79,7 @@ impl Scheduler {
             self.globals.insert(name.clone());
             self.stale.extend(self.machines.keys().cloned());
         }
-        self.changed_replaces(&requirements);
+        self.changed_replaces(name, &requirements);
     }
 
     fn each_pattern(
@@ -100,11 +100,21 @@ impl Scheduler {
         }
     }
 
-    /// Circles of replacements may have opened or closed, anywhere.
-    fn changed_replaces(&mut self, requirements: &Requirements) {
-        if !requirements.replaces.is_empty() {
-            let all = self.waiting.keys().cloned();
-            self.queue.extend(all.map(|name| (name, Look::Everywhere)));
+    /// Circles of replacements may have opened or closed for those that replace this unit, and for
+    /// those that replace them.
+    fn changed_replaces(&mut self, name: &UnitName, requirements: &Requirements) {
+        if requirements.replaces.is_empty() {
+            return;
+        }
+        let mut seen = std::collections::BTreeSet::from([name.clone()]);
+        let mut open = vec![name.clone()];
+        while let Some(name) = open.pop() {
+            let holders = self.replaces.holders(&name);
+            let new: Vec<UnitName> = holders.filter(|h| !seen.contains(*h)).cloned().collect();
+            seen.extend(new.iter().cloned());
+            open.extend(new);
+            self.look(&name);
+            self.dirty.insert(name);
         }
     }
 
@@ -115,9 +125,11 @@ impl Scheduler {
         let old = std::mem::replace(&mut entry.scheduled, machine.cloned());
         if let Some(old) = old {
             self.settle_out(name, &old);
-            self.forget_absent(name, &old);
+            self.displace(name, &old);
         }
         if let Some(new) = machine {
+            let placed = self.placed.entry(new.clone()).or_default();
+            placed.insert(name.clone());
             self.settle_in(name, new);
             self.unwait(name);
         }
@@ -145,10 +157,6 @@ impl Scheduler {
             return;
         };
         let Some(slot) = self.machines.get_mut(machine) else {
-            if entry.scheduled.as_ref() == Some(machine) {
-                let absent = self.absent.entry(machine.clone()).or_default();
-                absent.insert(name.clone());
-            }
             return;
         };
         if !entry.wants_place(name) || slot.residents.names().contains(name) {
@@ -186,11 +194,11 @@ impl Scheduler {
         self.freed.insert(machine.clone());
     }
 
-    fn forget_absent(&mut self, name: &UnitName, machine: &MachineId) {
-        if let Some(names) = self.absent.get_mut(machine) {
+    fn displace(&mut self, name: &UnitName, machine: &MachineId) {
+        if let Some(names) = self.placed.get_mut(machine) {
             names.remove(name);
             if names.is_empty() {
-                self.absent.remove(machine);
+                self.placed.remove(machine);
             }
         }
     }

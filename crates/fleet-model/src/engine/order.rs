@@ -59,7 +59,10 @@ impl Scheduler {
     }
 
     fn is_far_enough(&self, name: &UnitName, entry: &Entry, required: bool) -> bool {
-        if name.is_template() || (entry.target == TargetState::Inactive && !required) {
+        if !entry.exists
+            || name.is_template()
+            || (entry.target == TargetState::Inactive && !required)
+        {
             return true;
         }
         if let Some(result) = entry.ended() {

@@ -143,15 +143,23 @@ impl Scheduler {
         let mut best: Option<Choice> = None;
         // False once nothing better can come.
         let mut consider = |load: Load, machine: &MachineId, slot: &Slot| {
+            // What costs least is asked first; who cannot win any more need not be tested.
+            let hopeless = |unmet: u64| best.as_ref().is_some_and(|best| unmet >= best.unmet);
+            let place = queries.iter().map(|q| unmet_by_place(q, slot)).sum();
             if except == Some(machine)
+                || hopeless(place)
                 || queries
                     .iter()
                     .any(|q| self.obstacle(q, machine, slot).is_some())
             {
                 return true;
             }
-            let unmet = queries.iter().map(|q| self.unmet(q, slot)).sum();
-            if best.as_ref().is_none_or(|best| unmet < best.unmet) {
+            let unmet = place
+                + queries
+                    .iter()
+                    .map(|q| unmet_by_company(q, slot))
+                    .sum::<u64>();
+            if !hopeless(unmet) {
                 let machine = machine.clone();
                 best = Some(Choice {
                     machine,
@@ -276,9 +284,12 @@ impl Scheduler {
         }
         for glob in &requirements.peer_globs {
             let matches = |other: &UnitName| {
-                other != name
-                    && !requirements.replaces_unit(other.as_str())
-                    && !matches!(self.peer(other.as_str()), Peer::Nowhere)
+                let replaced = requirements.replaces_unit(other.as_str());
+                match self.peer(other.as_str()) {
+                    Peer::Nowhere => false,
+                    Peer::On(_) => other != name && !replaced,
+                    Peer::Global => other != name,
+                }
             };
             if !self.units_matching(glob).any(matches) {
                 let peer = glob.as_str().to_owned();
@@ -370,8 +381,9 @@ impl Scheduler {
             let key = key.to_owned();
             return Some(Obstacle::Metadata { key });
         }
-        // Whoever is replaced leaves, and is no company.
-        let stays = |other: &str| !requirements.replaces_unit(other);
+        // Whoever is replaced leaves, and is no company; global units stay.
+        let stays =
+            |other: &str| !requirements.replaces_unit(other) || self.globals.contains(other);
         let there = |peer: &&String| {
             if !stays(peer) {
                 return false;
@@ -406,24 +418,7 @@ impl Scheduler {
 
     /// How many preferences of a unit, and of others about it, a machine does not meet.
     pub(super) fn unmet(&self, query: &Query<'_>, slot: &Slot) -> u64 {
-        let (name, requirements) = (query.name, &*query.entry.requirements);
-        let mut unmet = 0;
-        if !requirements.prefer_metadata.is_empty() {
-            unmet += requirements.prefer_metadata.unmet(&slot.metadata).count();
-        }
-        for glob in &requirements.prefer_conflicts {
-            unmet += slot.residents.matching(glob, name).count();
-            unmet += slot.globals.matching(glob, name).count();
-        }
-        if !query.prefers.is_empty() {
-            unmet += slot.residents.prefers.of(&query.prefers, name).count();
-        }
-        let unmet = u64::try_from(unmet).unwrap_or(u64::MAX);
-        let excess = query
-            .spread
-            .as_ref()
-            .map_or(0, |spread| spread.excess(slot));
-        unmet.saturating_add(excess)
+        unmet_by_place(query, slot).saturating_add(unmet_by_company(query, slot))
     }
 
     /// Whether following Replaces from `from` arrives at `to`. Replacements in a circle are ignored,
@@ -453,6 +448,36 @@ impl Query<'_> {
     fn is_company(&self, other: &UnitName) -> bool {
         self.company.is_some_and(|company| company.contains(other))
     }
+}
+
+/// PreferMetadata and Spread.
+fn unmet_by_place(query: &Query<'_>, slot: &Slot) -> u64 {
+    let metadata = &query.entry.requirements.prefer_metadata;
+    let unmet = if metadata.is_empty() {
+        0
+    } else {
+        metadata.unmet(&slot.metadata).count()
+    };
+    let excess = query
+        .spread
+        .as_ref()
+        .map_or(0, |spread| spread.excess(slot));
+    u64::try_from(unmet)
+        .unwrap_or(u64::MAX)
+        .saturating_add(excess)
+}
+
+/// PreferConflicts, whichever side has it.
+fn unmet_by_company(query: &Query<'_>, slot: &Slot) -> u64 {
+    let (name, mut unmet) = (query.name, 0);
+    for glob in &query.entry.requirements.prefer_conflicts {
+        unmet += slot.residents.matching(glob, name).count();
+        unmet += slot.globals.matching(glob, name).count();
+    }
+    if !query.prefers.is_empty() {
+        unmet += slot.residents.prefers.of(&query.prefers, name).count();
+    }
+    u64::try_from(unmet).unwrap_or(u64::MAX)
 }
 
 /// Whether what a unit reserves is not left.

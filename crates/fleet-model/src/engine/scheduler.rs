@@ -27,8 +27,8 @@ pub struct Scheduler {
     pub(super) by_load: BTreeSet<(Load, MachineId)>,
     /// Whether machines take units, those that are not present included.
     access: BTreeMap<MachineId, Access>,
-    /// Units scheduled on machines that are not present.
-    pub(super) absent: BTreeMap<MachineId, BTreeSet<UnitName>>,
+    /// Units scheduled on machines, present or not, wanted or not.
+    pub(super) placed: BTreeMap<MachineId, BTreeSet<UnitName>>,
     /// Units of which machines have a record.
     records: BTreeMap<MachineId, BTreeSet<UnitName>>,
     /// For each unit, known or not, those that name it in MachineOf; and patterns in MachineOf.
@@ -84,6 +84,8 @@ pub(super) enum Look {
 
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// It exists. Of others only the records that machines still have of them are kept.
+    pub(super) exists: bool,
     pub(super) requirements: Arc<Requirements>,
     pub(super) target: TargetState,
     pub(super) scheduled: Option<MachineId>,
@@ -98,6 +100,7 @@ pub(super) struct Entry {
 impl Default for Entry {
     fn default() -> Self {
         Self {
+            exists: false,
             requirements: Arc::default(),
             target: TargetState::Inactive,
             scheduled: None,
@@ -189,7 +192,7 @@ impl Scheduler {
             self.by_load.insert((slot.load(), id.clone()));
             self.machines.insert(id.clone(), slot);
             // Units may have been scheduled on it before it was known.
-            for name in self.absent.remove(id).unwrap_or_default() {
+            for name in self.placed.get(id).cloned().unwrap_or_default() {
                 self.fences.remove(&name);
                 self.settle_in(&name, id);
                 self.dirty.insert(name.clone());
@@ -242,9 +245,19 @@ impl Scheduler {
         self.count_metadata(id, false);
         let held = self.records.remove(id).unwrap_or_default();
         self.raise_fences(id, &held);
-        let here = slot_names(self.machines.get(id));
+        let mut here = self.placed.get(id).cloned().unwrap_or_default();
+        here.extend(slot_names(self.machines.get(id)));
         for name in &here {
-            self.count_spread(name, id, false);
+            // Those on their way to it have no place any more.
+            if let Some(entry) = self.units.get_mut(name)
+                && entry.promised.as_ref() == Some(id)
+            {
+                self.promise(name, None);
+            }
+            self.settle_out(name, id);
+            self.dirty.insert(name.clone());
+            self.look(name);
+            self.touch_followers(name);
         }
         if let Some(slot) = self.machines.remove(id) {
             self.by_load.remove(&(slot.load(), id.clone()));
@@ -254,38 +267,11 @@ impl Scheduler {
             }
         }
         self.stale.remove(id);
-        for name in here {
-            match self.units.get_mut(&name) {
-                Some(entry) if entry.scheduled.as_ref() == Some(id) => {
-                    self.absent
-                        .entry(id.clone())
-                        .or_default()
-                        .insert(name.clone());
-                    self.dirty.insert(name.clone());
-                }
-                Some(entry) => entry.promised = None,
-                None => {}
-            }
-            self.look(&name);
-            self.touch_followers(&name);
-        }
-        // Those that are scheduled there although nobody wants them.
-        let unwanted: Vec<UnitName> = held
-            .iter()
-            .filter(|name| {
-                let entry = self.units.get(*name);
-                entry.is_some_and(|e| e.scheduled.as_ref() == Some(id))
-            })
-            .cloned()
-            .collect();
-        if !unwanted.is_empty() {
-            self.dirty.extend(unwanted.iter().cloned());
-            self.absent.entry(id.clone()).or_default().extend(unwanted);
-        }
         for name in held {
             if let Some(entry) = self.units.get_mut(&name) {
                 entry.held_by.remove(id);
             }
+            self.forget_if_gone(&name);
             self.look(&name);
             self.touch_dependents(&name);
         }
@@ -299,8 +285,9 @@ impl Scheduler {
         requirements: Arc<Requirements>,
         target: TargetState,
     ) {
-        let known = self.units.contains_key(name);
+        let known = self.units.get(name).is_some_and(|e| e.exists);
         if let Some(old) = self.units.get(name)
+            && known
             && old.requirements == requirements
             && old.target == target
         {
@@ -310,6 +297,7 @@ impl Scheduler {
             self.raise_fence_of_newcomer(name);
         }
         self.change(name, |entry| {
+            entry.exists = true;
             if entry.requirements != requirements {
                 entry.promised = None;
                 entry.requirements = requirements;
@@ -320,8 +308,8 @@ impl Scheduler {
 
     /// How a batch unit's last attempt ended, if one has.
     pub fn set_result(&mut self, name: &UnitName, result: Option<Arc<BatchResult>>) {
-        let known = self.units.get(name);
-        if known.and_then(|e| e.result.as_ref()) != result.as_ref() {
+        let known = self.units.get(name).filter(|e| e.exists);
+        if known.is_some_and(|e| e.result != result) {
             self.change(name, |entry| entry.result = result);
         }
     }
@@ -339,14 +327,18 @@ impl Scheduler {
             };
         });
         // A unit of the same name may be made again before its machine has let go.
-        let held = self.units.get(name).is_some_and(|e| !e.held_by.is_empty());
-        if !held {
-            self.units.remove(name);
-        }
+        self.forget_if_gone(name);
         self.unwait(name);
         self.settling.remove(name);
         self.dirty.remove(name);
         self.queue.remove(name);
+    }
+
+    fn forget_if_gone(&mut self, name: &UnitName) {
+        let entry = self.units.get(name);
+        if entry.is_some_and(|e| !e.exists && e.held_by.is_empty()) {
+            self.units.remove(name);
+        }
     }
 
     /// The registry says where a unit is scheduled.
@@ -395,6 +387,7 @@ impl Scheduler {
                             self.records.remove(machine);
                         }
                     }
+                    self.forget_if_gone(name);
                     self.look(name);
                 }
                 old.is_some()

@@ -1,5 +1,6 @@
 //! Tables and properties of the engine.
 
+mod facts;
 mod options;
 mod properties;
 mod tables;

@@ -237,6 +237,12 @@ fn fits(view: &ClusterView, name: &UnitName, id: &MachineId) -> bool {
         .filter(|(n, _)| *n != name)
         .collect();
     let here: Vec<_> = scheduled.iter().copied().chain(globals(view, id)).collect();
+    // Whoever is replaced leaves; global units stay.
+    let company: Vec<&UnitName> = here
+        .iter()
+        .filter(|(n, theirs)| theirs.global || !r.replaces_unit(n.as_str()))
+        .map(|(n, _)| *n)
+        .collect();
     let failed = unit.result.as_ref().filter(|_| r.batch.is_some());
     r.invalid.is_none()
         && slot.access == Access::Open
@@ -244,11 +250,10 @@ fn fits(view: &ClusterView, name: &UnitName, id: &MachineId) -> bool {
         && r.missing_metadata(&slot.metadata).is_none()
         && r.peers
             .iter()
-            .all(|peer| !r.replaces_unit(peer) && here.iter().any(|(n, _)| n.as_str() == peer))
+            .all(|peer| company.iter().any(|n| n.as_str() == peer))
         && r.peer_globs.iter().all(|glob| {
-            let stays = |n: &UnitName| n != name && !r.replaces_unit(n.as_str());
-            let mut others = here.iter().filter(|(n, _)| stays(n));
-            others.any(|(n, _)| glob.matches(n.as_str()))
+            let mut others = company.iter().filter(|n| **n != name);
+            others.any(|n| glob.matches(n.as_str()))
         })
         && !here.iter().any(|other| apart((name, r), *other))
         && !scheduled.iter().any(|(n, theirs)| {
