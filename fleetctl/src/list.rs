@@ -2,18 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use fleet_model::{Requirements, UnitFile, UnitName, wire};
+use fleet_model::wire::flotilla;
+use fleet_model::{UnitFile, wire};
 use serde_json::{Value, json};
 
 use crate::api::Client;
-use crate::cli::List;
+use crate::cli::{List, ListMachines, ListUnitFiles, ListUnits};
 use crate::error::Failure;
+use crate::out::Out;
 use crate::table::layout;
+use crate::units::is_global;
 
 type Machines = BTreeMap<String, wire::Machine>;
 
 /// A column: its name and how a row's cell is made.
-type Column<'a, T> = (&'static str, Box<dyn Fn(&T) -> String + 'a>);
+type Column<T> = (&'static str, fn(&Context, &T) -> String);
+
+/// What cells are made of, beside the row.
+#[derive(Debug, Default)]
+struct Context {
+    full: bool,
+    machines: Machines,
+    runs: Runs,
+}
 
 /// Machines by ID.
 pub(crate) fn machines_by_id(client: &Client) -> Result<Machines, Failure> {
@@ -40,7 +51,8 @@ pub(crate) fn legend(id: &str, machines: &Machines, full: bool) -> String {
     }
 }
 
-fn short_id(id: &str, full: bool) -> String {
+/// An ID, shortened unless asked not to.
+pub(crate) fn short_id(id: &str, full: bool) -> String {
     match id.get(..8) {
         Some(short) if !full && id.len() > 8 => format!("{short}..."),
         _ => id.to_owned(),
@@ -63,63 +75,72 @@ fn short_hash(hash: &str, full: bool) -> String {
     })
 }
 
-/// Prints the columns asked for.
-fn print<T>(
-    args: &List,
-    default: &str,
-    columns: &[Column<'_, T>],
-    rows: &[T],
-) -> Result<(), Failure> {
-    let fields = args.fields.as_deref().unwrap_or(default);
+/// The columns that are asked for, in their order.
+fn choose<T>(fields: &str, columns: &[Column<T>]) -> Result<Vec<Column<T>>, Failure> {
     if fields.is_empty() {
         return Err(Failure::Refused("must define output format".into()));
     }
-    let mut chosen = Vec::new();
-    for field in fields.split(',') {
-        let column = columns
+    let column = |field: &str| {
+        let bad = || Failure::Refused(format!("Invalid key in output format: \"{field}\""));
+        columns
             .iter()
             .find(|(name, _)| *name == field)
-            .ok_or_else(|| {
-                Failure::Refused(format!("Invalid key in output format: \"{field}\""))
-            })?;
-        chosen.push(column);
-    }
+            .copied()
+            .ok_or_else(bad)
+    };
+    fields.split(',').map(column).collect()
+}
+
+fn has<T>(columns: &[Column<T>], names: &[&str]) -> bool {
+    columns.iter().any(|(name, _)| names.contains(name))
+}
+
+fn print<T>(out: &Out, args: &List, context: &Context, columns: &[Column<T>], rows: &[T]) {
     let mut table = Vec::new();
     if !args.no_legend {
-        table.push(chosen.iter().map(|(name, _)| name.to_uppercase()).collect());
+        table.push(
+            columns
+                .iter()
+                .map(|(name, _)| name.to_uppercase())
+                .collect(),
+        );
     }
     table.extend(
         rows.iter()
-            .map(|row| chosen.iter().map(|(_, cell)| cell(row)).collect()),
+            .map(|row| columns.iter().map(|(_, cell)| cell(context, row)).collect()),
     );
-    print!("{}", layout(&table));
-    Ok(())
+    if !out.is_json() {
+        print!("{}", layout(&table));
+    }
 }
 
+const UNITS: [Column<wire::UnitState>; 6] = [
+    ("unit", |_, s| s.name.clone()),
+    ("load", |_, s| or_dash(&s.systemd_load_state)),
+    ("active", |_, s| or_dash(&s.systemd_active_state)),
+    ("sub", |_, s| or_dash(&s.systemd_sub_state)),
+    ("machine", |c, s| legend(&s.machine_id, &c.machines, c.full)),
+    ("hash", |c, s| short_hash(&s.hash, c.full)),
+];
+
 /// `list-units`.
-pub(crate) fn units(client: &Client, args: &List) -> Result<(), Failure> {
+pub(crate) fn units(client: &Client, out: &Out, args: &ListUnits) -> Result<(), Failure> {
+    let columns = choose(&args.fields, &UNITS)?;
     let states = client.states(None)?;
-    if args.json {
-        let unit = |s: &wire::UnitState| {
-            json!({"unit": s.name, "machine": s.machine_id, "load": s.systemd_load_state,
-                "active": s.systemd_active_state, "sub": s.systemd_sub_state, "hash": s.hash})
-        };
-        return print_json("units", states.iter().map(unit).collect());
+    let mut context = Context {
+        full: args.list.full,
+        ..Context::default()
+    };
+    if has(&columns, &["machine"]) && !out.is_json() {
+        context.machines = machines_by_id(client)?;
     }
-    let machines = machines_by_id(client)?;
-    let full = args.full;
-    let columns: [Column<'_, wire::UnitState>; 6] = [
-        ("unit", Box::new(|s| s.name.clone())),
-        ("load", Box::new(|s| or_dash(&s.systemd_load_state))),
-        ("active", Box::new(|s| or_dash(&s.systemd_active_state))),
-        ("sub", Box::new(|s| or_dash(&s.systemd_sub_state))),
-        (
-            "machine",
-            Box::new(|s| legend(&s.machine_id, &machines, full)),
-        ),
-        ("hash", Box::new(|s| short_hash(&s.hash, full))),
-    ];
-    print(args, "unit,machine,active,sub", &columns, &states)
+    let unit = |s: &wire::UnitState| {
+        json!({"unit": s.name, "machine": s.machine_id, "load": s.systemd_load_state,
+            "active": s.systemd_active_state, "sub": s.systemd_sub_state, "hash": s.hash})
+    };
+    out.document(json!({"units": states.iter().map(unit).collect::<Vec<_>>()}));
+    print(out, &args.list, &context, &columns, &states);
+    Ok(())
 }
 
 /// A unit with what its text says.
@@ -129,85 +150,202 @@ struct Described {
     global: bool,
 }
 
+/// On how many machines a unit is active, of how many that have it.
+type Runs = BTreeMap<String, (usize, usize)>;
+
+fn count_runs(client: &Client) -> Result<Runs, Failure> {
+    let mut runs = Runs::new();
+    for state in client.states(None)? {
+        let (active, all) = runs.entry(state.name).or_default();
+        *active += usize::from(state.systemd_active_state == "active");
+        *all += 1;
+    }
+    Ok(runs)
+}
+
+fn target(context: &Context, d: &Described) -> String {
+    match d.global {
+        true => "global".to_owned(),
+        false => legend(&d.unit.machine_id, &context.machines, context.full),
+    }
+}
+
+fn runs(context: &Context, d: &Described) -> String {
+    match context.runs.get(&d.unit.name) {
+        Some((active, all)) => format!("{active}/{all}"),
+        None => "-".to_owned(),
+    }
+}
+
+const UNIT_FILES: [Column<Described>; 9] = [
+    ("unit", |_, d| d.unit.name.clone()),
+    ("hash", |c, d| short_hash(&d.file.hash(), c.full)),
+    ("dstate", |_, d| or_dash(&d.unit.desired_state)),
+    ("state", |_, d| {
+        if d.global {
+            "-".to_owned()
+        } else {
+            or_dash(&d.unit.current_state)
+        }
+    }),
+    ("target", target),
+    ("tmachine", target),
+    ("global", |_, d| d.global.to_string()),
+    ("desc", |_, d| or_dash(d.file.description())),
+    ("runs", runs),
+];
+
 /// `list-unit-files`.
-pub(crate) fn unit_files(client: &Client, args: &List) -> Result<(), Failure> {
+pub(crate) fn unit_files(client: &Client, out: &Out, args: &ListUnitFiles) -> Result<(), Failure> {
+    let columns = choose(&args.fields, &UNIT_FILES)?;
+    if has(&columns, &["tmachine"]) {
+        eprintln!("WARNING: The \"tmachine\" field is deprecated. Use \"target\" instead");
+    }
     let describe = |unit: wire::Unit| {
         let file = UnitFile::from_options(unit.options.clone()).unwrap_or_default();
-        let global =
-            UnitName::parse(&unit.name).is_ok_and(|name| Requirements::of(&name, &file).global);
+        let global = is_global(&unit);
         Described { unit, file, global }
     };
     let units: Vec<Described> = client.units()?.into_iter().map(describe).collect();
-    if args.json {
-        let unit = |d: &Described| {
-            let mut out = json!({"unit": d.unit.name, "hash": d.file.hash(),
-                "desired_state": d.unit.desired_state, "global": d.global});
-            let optional = [
-                ("state", &d.unit.current_state),
-                ("machine", &d.unit.machine_id),
-            ];
-            for (key, value) in optional.into_iter().filter(|(_, v)| !v.is_empty()) {
-                out[key] = Value::from(value.as_str());
-            }
-            out
-        };
-        return print_json("unit_files", units.iter().map(unit).collect());
-    }
-    let machines = machines_by_id(client)?;
-    let full = args.full;
-    let target = |d: &Described| match d.global {
-        true => "global".to_owned(),
-        false => legend(&d.unit.machine_id, &machines, full),
+    let mut context = Context {
+        full: args.list.full,
+        ..Context::default()
     };
-    let columns: [Column<'_, Described>; 8] = [
-        ("unit", Box::new(|d| d.unit.name.clone())),
-        ("hash", Box::new(|d| short_hash(&d.file.hash(), full))),
-        ("dstate", Box::new(|d| or_dash(&d.unit.desired_state))),
-        (
-            "state",
-            Box::new(|d| {
-                if d.global {
-                    "-".into()
-                } else {
-                    or_dash(&d.unit.current_state)
-                }
-            }),
-        ),
-        ("target", Box::new(target)),
-        ("tmachine", Box::new(target)),
-        ("global", Box::new(|d| d.global.to_string())),
-        ("desc", Box::new(|d| or_dash(d.file.description()))),
-    ];
-    print(args, "unit,hash,dstate,state,target", &columns, &units)
+    if has(&columns, &["target", "tmachine"]) && !out.is_json() {
+        context.machines = machines_by_id(client)?;
+    }
+    if has(&columns, &["runs"]) || out.is_json() {
+        context.runs = count_runs(client)?;
+    }
+    let unit = |d: &Described| describe_json(d, &context.runs);
+    out.document(json!({"unit_files": units.iter().map(unit).collect::<Vec<_>>()}));
+    print(out, &args.list, &context, &columns, &units);
+    Ok(())
 }
+
+fn describe_json(d: &Described, runs: &Runs) -> Value {
+    let mut out = json!({"unit": d.unit.name, "hash": d.file.hash(),
+        "desired_state": d.unit.desired_state, "global": d.global});
+    let optional = [
+        ("state", d.unit.current_state.as_str()),
+        ("machine", d.unit.machine_id.as_str()),
+        ("description", d.file.description()),
+    ];
+    for (key, value) in optional.into_iter().filter(|(_, v)| !v.is_empty()) {
+        out[key] = Value::from(value);
+    }
+    if let Some((active, all)) = runs.get(&d.unit.name) {
+        out["active"] = Value::from(*active);
+        out["machines"] = Value::from(*all);
+    }
+    out
+}
+
+/// A machine, with what only Flotilla's API tells if it was asked for.
+struct Row {
+    machine: wire::Machine,
+    more: Option<flotilla::Machine>,
+}
+
+impl Row {
+    /// A cell of what only Flotilla's API tells.
+    fn more(&self, cell: impl Fn(&flotilla::Machine) -> String) -> String {
+        self.more
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |more| or_dash(&cell(more)))
+    }
+}
+
+/// The columns that v1 knows.
+const PLAIN: [&str; 3] = ["machine", "ip", "metadata"];
+
+fn metadata(_: &Context, row: &Row) -> String {
+    let pairs = row.machine.metadata.iter().map(|(k, v)| format!("{k}={v}"));
+    or_dash(&pairs.collect::<Vec<_>>().join(","))
+}
+
+const MACHINES: [Column<Row>; 8] = [
+    ("machine", |c, r| short_id(&r.machine.id, c.full)),
+    ("ip", |_, r| or_dash(&r.machine.primary_ip)),
+    ("metadata", metadata),
+    ("version", |_, r| r.more(|m| m.version.clone())),
+    ("state", |_, r| r.more(|m| machine_state(m).to_owned())),
+    ("units", |_, r| r.more(|m| m.units.to_string())),
+    ("memory", |_, r| r.more(memory)),
+    ("cpus", |_, r| r.more(cpus)),
+];
 
 /// `list-machines`.
-pub(crate) fn machines(client: &Client, args: &List) -> Result<(), Failure> {
+pub(crate) fn machines(client: &Client, out: &Out, args: &ListMachines) -> Result<(), Failure> {
+    let columns = choose(&args.fields, &MACHINES)?;
     let machines = client.machines()?;
-    if args.json {
-        let machine = |m: &wire::Machine| {
-            let mut out = json!({"machine": m.id, "metadata": m.metadata});
-            if !m.primary_ip.is_empty() {
-                out["ip"] = Value::from(m.primary_ip.as_str());
-            }
-            out
-        };
-        return print_json("machines", machines.iter().map(machine).collect());
-    }
-    let full = args.full;
-    let metadata = |m: &wire::Machine| {
-        let pairs: Vec<String> = m.metadata.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        or_dash(&pairs.join(","))
+    let asked = columns.iter().any(|(name, _)| !PLAIN.contains(name));
+    let infos = match asked || out.is_json() {
+        true => client.machine_infos(),
+        false => Ok(Vec::new()),
     };
-    let columns: [Column<'_, wire::Machine>; 3] = [
-        ("machine", Box::new(|m| short_id(&m.id, full))),
-        ("ip", Box::new(|m| or_dash(&m.primary_ip))),
-        ("metadata", Box::new(metadata)),
-    ];
-    print(args, "machine,ip,metadata", &columns, &machines)
+    let infos = match infos {
+        // As JSON, what is not known is left out.
+        Err(Failure::TooOld { .. }) if !asked => Vec::new(),
+        infos => infos?,
+    };
+    let more: BTreeMap<_, _> = infos.into_iter().map(|m| (m.id.clone(), m)).collect();
+    let row = |machine: wire::Machine| Row {
+        more: more.get(&machine.id).cloned(),
+        machine,
+    };
+    let rows: Vec<Row> = machines.into_iter().map(row).collect();
+    out.document(json!({"machines": rows.iter().map(machine_json).collect::<Vec<_>>()}));
+    let context = Context {
+        full: args.list.full,
+        ..Context::default()
+    };
+    print(out, &args.list, &context, &columns, &rows);
+    Ok(())
 }
 
-fn print_json(name: &str, items: Vec<Value>) -> Result<(), Failure> {
-    println!("{}", json!({ name: items }));
-    Ok(())
+fn machine_state(machine: &flotilla::Machine) -> &'static str {
+    match (machine.draining, machine.cordoned) {
+        (true, _) => "draining",
+        (false, true) => "cordoned",
+        (false, false) => "ready",
+    }
+}
+
+/// Reserved and offered, where it is known what is offered.
+fn memory(machine: &flotilla::Machine) -> String {
+    let mebibytes = |bytes: u64| format!("{}M", bytes >> 20);
+    let reserved = mebibytes(machine.reserved_memory_bytes);
+    let offer = machine.memory_bytes.map(mebibytes);
+    offer.map_or_else(String::new, |offer| format!("{reserved}/{offer}"))
+}
+
+fn cpus(machine: &flotilla::Machine) -> String {
+    let reserved = machine.reserved_cpus;
+    machine
+        .cpus
+        .map_or_else(String::new, |offer| format!("{reserved}/{offer}"))
+}
+
+fn machine_json(row: &Row) -> Value {
+    let machine = &row.machine;
+    let mut out = json!({"machine": machine.id, "metadata": machine.metadata});
+    if !machine.primary_ip.is_empty() {
+        out["ip"] = Value::from(machine.primary_ip.as_str());
+    }
+    let Some(more) = &row.more else { return out };
+    out["state"] = Value::from(machine_state(more));
+    out["units"] = json!(more.units);
+    out["reserved_memory_bytes"] = json!(more.reserved_memory_bytes);
+    out["reserved_cpus"] = json!(more.reserved_cpus);
+    if !more.version.is_empty() {
+        out["version"] = Value::from(more.version.as_str());
+    }
+    if let Some(bytes) = more.memory_bytes {
+        out["memory_bytes"] = Value::from(bytes);
+    }
+    if let Some(cpus) = more.cpus {
+        out["cpus"] = json!(cpus);
+    }
+    out
 }

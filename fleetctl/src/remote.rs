@@ -1,13 +1,18 @@
 //! Commands that run a program on a unit's machine: here if this is it, else over ssh.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
-use fleet_model::mangle;
+use fleet_model::{mangle, wire};
 
+use crate::Done;
 use crate::api::Client;
-use crate::cli::{Global, Journal, Ssh, Status};
+use crate::cli::{Journal, Ssh, Status};
 use crate::error::Failure;
-use crate::list::machines_by_id;
+use crate::list::{machines_by_id, short_id};
+use crate::net::ssh::quote;
+use crate::out::Out;
 use crate::units::{get, is_global};
 
 /// Where a command runs.
@@ -16,105 +21,161 @@ enum Place {
     At(String),
 }
 
-/// `status`: what systemctl says, unit by unit; the exit status is the last one that is not 0.
-pub(crate) fn status(client: &Client, global: &Global, args: &Status) -> Result<ExitCode, Failure> {
-    let mut worst = 0;
+/// `status`: what systemctl says, unit by unit. The exit status is that of the first that is not 0.
+pub(crate) fn status(client: &Client, out: &Out, args: &Status) -> Done {
+    out.none();
     let mut first = true;
     for argument in &args.units {
         let name = mangle(argument);
-        for machine in machines_of(client, &name)? {
+        let unit = get(client, &name)?;
+        for machine in machines_of(client, &unit)? {
             if !std::mem::take(&mut first) {
                 println!();
             }
+            let command = ["systemctl", "status", "-l", &name];
             let place = place(client, &machine)?;
-            let code = run(
-                global,
-                &place,
-                args.ssh_port,
-                &["systemctl", "status", "-l", &name],
-            )?;
+            let code = wait(command_at(client, &place, args.ssh_port, &command))?;
             if code != 0 {
-                worst = code;
+                return Ok(ExitCode::from(code));
             }
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `journal`. Of a global unit, those of all its machines: one after the other, or as they come with
+/// the machine before each line.
+pub(crate) fn journal(client: &Client, out: &Out, args: &Journal) -> Done {
+    out.none();
+    let [unit] = &args.units[..] else {
+        return Err(Failure::Refused("one unit file must be provided".into()));
+    };
+    let name = mangle(unit);
+    let mut machines = machines_of(client, &get(client, &name)?)?;
+    if let Some(prefix) = &args.machine {
+        machines.retain(|id| id.starts_with(prefix.as_str()));
+        if machines.is_empty() {
+            return Err(Failure::Refused(format!(
+                "unit {name} is on no machine \"{prefix}\""
+            )));
+        }
+    }
+    let lines = args.lines.to_string();
+    let mut command = if args.sudo { vec!["sudo"] } else { Vec::new() };
+    command.extend(["journalctl", "--unit", &name, "--no-pager", "-n", &lines]);
+    command.extend(["--output", &args.output]);
+    if args.follow {
+        command.push("-f");
+    }
+    let at = |machine: &String| {
+        let place = place(client, machine)?;
+        Ok(command_at(client, &place, args.ssh_port, &command))
+    };
+    if let [machine] = &machines[..] {
+        return wait(at(machine)?).map(ExitCode::from);
+    }
+    if args.follow {
+        return follow_all(&machines, at);
+    }
+    let mut worst = 0;
+    for (i, machine) in machines.iter().enumerate() {
+        let blank = if i == 0 { "" } else { "\n" };
+        println!("{blank}==> {} <==", short_id(machine, false));
+        worst = worst.max(wait(at(machine)?)?);
     }
     Ok(ExitCode::from(worst))
 }
 
-/// `journal`.
-pub(crate) fn journal(
-    client: &Client,
-    global: &Global,
-    args: &Journal,
-) -> Result<ExitCode, Failure> {
-    let name = mangle(&args.unit);
-    let machines = machines_of(client, &name)?;
-    let [machine] = &machines[..] else {
-        return Err(Failure::Refused(format!(
-            "unit {name} is global: it has a journal per machine"
-        )));
-    };
-    let lines = args.lines.to_string();
-    let mut command = Vec::new();
-    if args.sudo {
-        command.push("sudo");
+/// Runs a command for each machine at once; each line is told with its machine.
+fn follow_all(machines: &[String], at: impl Fn(&String) -> Result<Command, Failure>) -> Done {
+    let mut children = Vec::new();
+    let spawned = machines.iter().try_for_each(|machine| {
+        let mut command = at(machine)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command
+            .spawn()
+            .map_err(|source| spawn_failed(&command, source))?;
+        children.push((machine.get(..8).unwrap_or(machine).to_owned(), child));
+        Ok(())
+    });
+    if let Err(failure) = spawned {
+        for (_, mut child) in children {
+            // It may have ended by itself; then there is nothing to end.
+            let _ = child.kill().and_then(|()| child.wait());
+        }
+        return Err(failure);
     }
-    command.extend([
-        "journalctl",
-        "--unit",
-        &name,
-        "--no-pager",
-        "-n",
-        &lines,
-        "--output",
-    ]);
-    command.push(&args.output);
-    if args.follow {
-        command.push("-f");
+    let code = std::thread::scope(|scope| {
+        let copying =
+            |(machine, child): (String, Child)| scope.spawn(move || copy(&machine, child));
+        let threads: Vec<_> = children.into_iter().map(copying).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or(1)).max()
+    });
+    Ok(ExitCode::from(code.unwrap_or(0)))
+}
+
+/// Copies a child's lines with a word before each; returns its exit status.
+fn copy(machine: &str, mut child: Child) -> u8 {
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let text = [machine.as_bytes(), b": ", &line, b"\n"].concat();
+            if io::stdout().lock().write_all(&text).is_err() {
+                break;
+            }
+        }
     }
-    run(global, &place(client, machine)?, args.ssh_port, &command).map(ExitCode::from)
+    // The reader may be gone while the child goes on.
+    let _ = child.kill();
+    child.wait().map_or(1, code)
 }
 
 /// `ssh`.
-pub(crate) fn ssh(client: &Client, global: &Global, args: &Ssh) -> Result<ExitCode, Failure> {
-    let mut command: Vec<&str> = args.arguments.iter().map(String::as_str).collect();
-    let machine = match (&args.machine, &args.unit) {
-        (Some(_), Some(_)) => {
+pub(crate) fn ssh(client: &Client, out: &Out, args: &Ssh) -> Done {
+    out.none();
+    let mut command: Vec<&str> = args.command.iter().map(String::as_str).collect();
+    if args.machine.is_some() || args.unit.is_some() {
+        // No target is due then, so what looks like one begins the command.
+        command.splice(0..0, args.target.as_deref());
+    }
+    let machine = match (&args.machine, &args.unit, &args.target) {
+        (Some(_), Some(_), _) => {
+            let text = "both --machine and --unit are given: name only one";
+            return Err(Failure::Refused(text.into()));
+        }
+        (Some(machine), ..) => find_machine(client, machine)?.ok_or_else(|| no_machine(machine))?,
+        (None, Some(unit), _) => machine_of_unit(client, &get(client, &mangle(unit))?)?,
+        (None, None, None) => {
             return Err(Failure::Refused(
-                "--machine and --unit cannot be used together".into(),
+                "one machine or unit must be provided".into(),
             ));
         }
-        (Some(machine), None) => {
-            find_machine(client, machine)?.ok_or_else(|| no_machine(machine))?
-        }
-        (None, Some(unit)) => machine_of_unit(client, unit)?,
-        (None, None) => {
-            if command.is_empty() {
-                return Err(Failure::Refused("name a machine or a unit".into()));
-            }
-            let target = command.remove(0);
-            match find_machine(client, target)? {
-                Some(machine) => machine,
-                None => machine_of_unit(client, target).map_err(|error| match error {
-                    Failure::NotFound { .. } => no_machine(target),
-                    other => other,
-                })?,
-            }
-        }
+        (None, None, Some(target)) => either(client, target)?,
     };
     if command.first() == Some(&"--") {
         command.remove(0);
     }
-    let address = address(client, &machine)?;
-    let mut ssh = ssh_command(global, &address, args.ssh_port);
+    let mut ssh = client.ssh().to(&address(client, &machine)?, args.ssh_port);
     if args.forward_agent {
         ssh.arg("-A");
     }
-    ssh.arg(&address);
     if !command.is_empty() {
         ssh.arg("--").args(command);
     }
-    wait(ssh, "ssh").map(ExitCode::from)
+    wait(ssh).map(ExitCode::from)
+}
+
+/// The machine, or the machine of the unit, that a word names.
+fn either(client: &Client, word: &str) -> Result<String, Failure> {
+    let unit = client.unit(&mangle(word))?;
+    match (find_machine(client, word)?, unit) {
+        (Some(_), Some(unit)) => Err(Failure::Refused(format!(
+            "\"{word}\" begins the ID of a machine and names unit {}: say --machine or --unit",
+            unit.name
+        ))),
+        (Some(machine), None) => Ok(machine),
+        (None, Some(unit)) => machine_of_unit(client, &unit),
+        (None, None) => Err(no_machine(word)),
+    }
 }
 
 fn no_machine(text: &str) -> Failure {
@@ -122,35 +183,40 @@ fn no_machine(text: &str) -> Failure {
 }
 
 /// The machines on which a unit is; at least one.
-fn machines_of(client: &Client, name: &str) -> Result<Vec<String>, Failure> {
-    let unit = get(client, name)?;
-    let machines: Vec<String> = if is_global(&unit) {
-        client
-            .states(Some(name))?
-            .into_iter()
-            .map(|s| s.machine_id)
-            .collect()
+fn machines_of(client: &Client, unit: &wire::Unit) -> Result<Vec<String>, Failure> {
+    let name = &unit.name;
+    let machines: Vec<String> = if is_global(unit) {
+        let states = client.states(Some(name))?;
+        states.into_iter().map(|s| s.machine_id).collect()
+    } else if unit.current_state == "inactive" {
+        Vec::new()
     } else {
-        Some(unit.machine_id.clone())
-            .filter(|m| !m.is_empty())
-            .into_iter()
-            .collect()
+        vec![unit.machine_id.clone()]
     };
     if machines.is_empty() {
-        return Err(Failure::Refused(format!("unit {name} is on no machine")));
+        return Err(Failure::Refused(format!(
+            "unit {name} does not appear to be loaded"
+        )));
     }
     Ok(machines)
 }
 
-fn machine_of_unit(client: &Client, unit: &str) -> Result<String, Failure> {
-    let machines = machines_of(client, &mangle(unit))?;
-    machines.into_iter().next().ok_or_else(|| no_machine(unit))
+/// The one machine of a unit.
+fn machine_of_unit(client: &Client, unit: &wire::Unit) -> Result<String, Failure> {
+    let mut machines = machines_of(client, unit)?;
+    match (machines.pop(), machines.is_empty()) {
+        (Some(machine), true) => Ok(machine),
+        _ => Err(Failure::Refused(format!(
+            "global unit {} is on several machines: name one with --machine",
+            unit.name
+        ))),
+    }
 }
 
 /// The machine whose ID begins like this.
 fn find_machine(client: &Client, prefix: &str) -> Result<Option<String>, Failure> {
-    let mut ids = client
-        .machines()?
+    let machines = client.machines()?;
+    let mut ids = machines
         .into_iter()
         .map(|m| m.id)
         .filter(|id| id.starts_with(prefix));
@@ -184,78 +250,42 @@ fn address(client: &Client, machine: &str) -> Result<String, Failure> {
     }
 }
 
-fn run(global: &Global, place: &Place, port: u16, command: &[&str]) -> Result<u8, Failure> {
+fn command_at(client: &Client, place: &Place, port: u16, words: &[&str]) -> Command {
     match place {
         Place::Here => {
-            let mut local = Command::new(command[0]);
-            local.args(&command[1..]);
-            wait(local, command[0])
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            command
         }
         Place::At(address) => {
-            let mut ssh = ssh_command(global, address, port);
-            let quoted: Vec<String> = command.iter().map(|word| quote(word)).collect();
-            ssh.arg(address).arg("--").args(quoted);
-            wait(ssh, "ssh")
+            let mut ssh = client.ssh().to(address, port);
+            ssh.arg("--").args(words.iter().map(|word| quote(word)));
+            ssh
         }
     }
 }
 
-fn ssh_command(global: &Global, address: &str, port: u16) -> Command {
-    let mut ssh = Command::new("ssh");
-    let strict = if global.strict_host_key_checking {
-        "ask"
-    } else {
-        "no"
-    };
-    let hosts = match global.known_hosts_file.strip_prefix("~/") {
-        Some(rest) => {
-            let home = std::env::var("HOME").unwrap_or_default();
-            format!("{home}/{rest}")
-        }
-        None => global.known_hosts_file.clone(),
-    };
-    if let Some(dir) = std::path::Path::new(&hosts).parent() {
-        // Without it ssh only does not remember the key, and says so.
-        let _ = std::fs::create_dir_all(dir);
+/// Runs a program to its end.
+fn wait(mut command: Command) -> Result<u8, Failure> {
+    // What we have printed comes before what it prints.
+    let _ = io::stdout().flush();
+    let status = command.stdin(Stdio::inherit()).status();
+    status
+        .map(code)
+        .map_err(|source| spawn_failed(&command, source))
+}
+
+fn spawn_failed(command: &Command, source: io::Error) -> Failure {
+    Failure::Spawn {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
     }
-    ssh.args(["-l", &global.ssh_username, "-p", &port.to_string()])
-        .arg(format!(
-            "-oConnectTimeout={}",
-            global.ssh_timeout.ceil().max(1.0)
-        ))
-        .arg(format!("-oStrictHostKeyChecking={strict}"))
-        .arg(format!("-oUserKnownHostsFile={hosts}"))
-        .arg(format!("-oHostKeyAlias={address}"))
-        .arg("-oLogLevel=ERROR");
-    ssh
 }
 
-/// A word for the remote shell.
-fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-/// Runs a program to its end; a signal counts as 128 and its number.
-fn wait(mut command: Command, program: &str) -> Result<u8, Failure> {
-    use std::os::unix::process::ExitStatusExt as _;
-
-    let status = command
-        .stdin(Stdio::inherit())
-        .status()
-        .map_err(|source| Failure::Spawn {
-            program: program.to_owned(),
-            source,
-        })?;
+/// An exit status; a signal counts as 128 and its number.
+fn code(status: ExitStatus) -> u8 {
     let code = status
         .code()
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Ok(u8::try_from(code).unwrap_or(1))
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn words_are_safe_in_a_shell() {
-        assert_eq!(super::quote("a'b$c"), r"'a'\''b$c'");
-    }
+    u8::try_from(code).unwrap_or(1)
 }

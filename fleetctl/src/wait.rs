@@ -1,24 +1,36 @@
 //! Waiting until the cluster has done what was asked for.
+//!
+//! Several units are looked at together, round by round. Whoever waits longer than a moment for a
+//! unit that is on no machine is told why, and told again when the reason changes.
 
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use fleet_model::TargetState;
+use fleet_model::{TargetState, wire};
 
 use crate::api::Client;
+use crate::cli::Wait;
 use crate::error::Failure;
+use crate::explain::waits_for;
 use crate::list::{legend, machines_by_id};
+use crate::out::Out;
 
 /// Pauses between looks: short at first, since most things are done at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// One attempt of `--block-attempts`.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// After this long without a machine the user is told where to look.
-const EXPLAIN: Duration = Duration::from_secs(5);
+/// How often the reason for waiting is asked for.
+const EXPLAIN: Duration = Duration::from_secs(1);
+/// Of how many units at a time.
+const EXPLAINED: usize = 5;
 /// How long the cluster may be unable to answer before waiting is given up.
 const OUTAGE: Duration = Duration::from_secs(60);
 /// A started unit that stays at rest so long has done its work.
 const AT_REST: Duration = Duration::from_secs(3);
+/// More units than this are read as whole lists.
+const MANY: usize = 8;
 
 /// How long to wait.
 #[derive(Debug, Clone, Copy)]
@@ -31,149 +43,456 @@ impl Patience {
     }
 }
 
-/// Waits for several units, one after the other; all of them move on meanwhile.
-#[derive(Debug)]
-pub(crate) struct Waiter<'a> {
-    client: &'a Client,
-    patience: Patience,
+impl From<Wait> for Patience {
+    fn from(wait: Wait) -> Self {
+        Self::from_attempts(wait.block_attempts)
+    }
 }
 
-impl<'a> Waiter<'a> {
-    pub(crate) fn new(client: &'a Client, patience: Patience) -> Self {
-        Self { client, patience }
+/// What one look at a unit gives.
+#[derive(Debug)]
+pub(crate) enum Look {
+    Done,
+    NotYet,
+    /// It will not come to it.
+    Never(Failure),
+}
+
+/// What the cluster says in one round; nothing is read twice.
+#[derive(Debug)]
+pub(crate) struct Round<'a> {
+    client: &'a Client,
+    many: bool,
+    units: OnceCell<BTreeMap<String, wire::Unit>>,
+    states: OnceCell<BTreeMap<String, Vec<wire::UnitState>>>,
+}
+
+impl<'a> Round<'a> {
+    fn new(client: &'a Client, many: bool) -> Self {
+        Self {
+            client,
+            many,
+            units: OnceCell::new(),
+            states: OnceCell::new(),
+        }
     }
 
-    /// Looks again and again until `look` has a result.
-    fn poll<T>(
-        &self,
-        name: &str,
-        state: &str,
-        mut look: impl FnMut(Duration) -> Result<Option<T>, Failure>,
-    ) -> Result<T, Failure> {
-        let started = Instant::now();
-        let mut last_answer = started;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match look(started.elapsed()) {
-                Ok(Some(result)) => return Ok(result),
-                // fleetd has lost etcd, or is being restarted: that passes.
-                Err(Failure::Api { status: 503, .. } | Failure::Exchange { .. })
-                    if last_answer.elapsed() < OUTAGE => {}
-                Err(failure) => return Err(failure),
-                Ok(None) => last_answer = Instant::now(),
+    /// A unit, if it is there.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<wire::Unit>, Failure> {
+        if !self.many {
+            return self.client.unit(name);
+        }
+        if self.units.get().is_none() {
+            let all = self.client.units()?;
+            let _ = self
+                .units
+                .set(all.into_iter().map(|u| (u.name.clone(), u)).collect());
+        }
+        Ok(self.units.get().and_then(|units| units.get(name)).cloned())
+    }
+
+    /// A unit that must be there.
+    pub(crate) fn unit(&self, name: &str) -> Result<wire::Unit, Failure> {
+        let found = self.find(name)?;
+        found.ok_or_else(|| Failure::NotFound {
+            name: name.to_owned(),
+        })
+    }
+
+    /// The states of a unit.
+    pub(crate) fn states(&self, name: &str) -> Result<Vec<wire::UnitState>, Failure> {
+        if !self.many {
+            return self.client.states(Some(name));
+        }
+        if self.states.get().is_none() {
+            let mut by_name = BTreeMap::<String, Vec<_>>::new();
+            for state in self.client.states(None)? {
+                by_name.entry(state.name.clone()).or_default().push(state);
             }
+            let _ = self.states.set(by_name);
+        }
+        let found = self.states.get().and_then(|states| states.get(name));
+        Ok(found.cloned().unwrap_or_default())
+    }
+}
+
+/// Waits for units.
+#[derive(Debug)]
+pub(crate) struct Waiter<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) out: &'a Out,
+    pub(crate) patience: Patience,
+}
+
+impl Waiter<'_> {
+    /// Looks at all units, round by round, until each has come to it, will not, or time is up.
+    /// `state` says in an error what was waited for.
+    pub(crate) fn each(
+        &self,
+        names: &[String],
+        state: &str,
+        mut look: impl FnMut(&Round<'_>, &str) -> Result<Look, Failure>,
+    ) -> Result<(), Failure> {
+        let started = Instant::now();
+        let mut pending: Vec<&String> = names.iter().collect();
+        let mut failures = Vec::new();
+        let mut pulse = Pulse::new();
+        let mut reasons = Reasons::new(self.client);
+        while !pending.is_empty() {
+            let round = Round::new(self.client, pending.len() > MANY);
+            let mut trouble = None;
+            let mut rest = Vec::new();
+            let mut looking = pending.into_iter();
+            for name in looking.by_ref() {
+                match look(&round, name) {
+                    Ok(Look::Done) => {}
+                    Ok(Look::NotYet) => rest.push(name),
+                    Ok(Look::Never(failure)) => failures.push(failure),
+                    Err(failure) => {
+                        trouble = Some(failure);
+                        rest.push(name);
+                        break;
+                    }
+                }
+            }
+            // What was not looked at because of trouble is looked at in the next round.
+            rest.extend(looking);
+            pending = rest;
+            if pending.is_empty() {
+                break;
+            }
+            pulse.beat(trouble)?;
             if self
                 .patience
                 .0
                 .is_some_and(|limit| started.elapsed() >= limit)
             {
-                let (name, state) = (name.to_owned(), state.to_owned());
-                return Err(Failure::TimedOut { name, state });
+                reasons.ask(&pending);
+                failures.extend(pending.iter().map(|name| Failure::TimedOut {
+                    name: (*name).clone(),
+                    state: state.to_owned(),
+                    reason: reasons.of(name),
+                }));
+                break;
             }
-            std::thread::sleep(pause);
-            pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            reasons.tell(&pending, started.elapsed());
+            pulse.pause();
         }
+        all_well(failures)
     }
 
     /// Until each unit has come to a state; says where.
     pub(crate) fn for_state(&self, names: &[String], target: TargetState) -> Result<(), Failure> {
-        for name in names {
-            let mut explained = false;
-            let unit = self.poll(name, target.as_str(), |elapsed| {
-                let unit = self.client.unit(name)?;
-                let unit = unit.ok_or_else(|| Failure::NotFound { name: name.clone() })?;
-                let reached = unit.current_state == target.as_str()
-                    && (target == TargetState::Inactive) == unit.machine_id.is_empty();
-                if reached {
-                    return Ok(Some(unit));
-                }
-                if elapsed > EXPLAIN
-                    && unit.machine_id.is_empty()
-                    && target != TargetState::Inactive
-                    && !std::mem::replace(&mut explained, true)
-                {
-                    eprintln!(
-                        "Unit {name} is on no machine yet; the log of the leader's fleetd says \
-                         why (journalctl -u fleet)."
-                    );
-                }
-                Ok(None)
-            })?;
-            if unit.machine_id.is_empty() {
-                println!("Unit {name} {target}");
-            } else {
-                let machines = machines_by_id(self.client)?;
-                println!(
-                    "Unit {name} {target} on {}",
-                    legend(&unit.machine_id, &machines, false)
-                );
+        self.each(names, target.as_str(), |round, name| {
+            let unit = round.unit(name)?;
+            let reached = unit.current_state == target.as_str()
+                && (target == TargetState::Inactive) == unit.machine_id.is_empty();
+            if !reached {
+                return Ok(Look::NotYet);
             }
+            self.say_where(&unit, target.as_str())?;
+            Ok(Look::Done)
+        })
+    }
+
+    /// The line that says what a unit has come to, and where.
+    pub(crate) fn say_where(&self, unit: &wire::Unit, state: &str) -> Result<(), Failure> {
+        let name = &unit.name;
+        self.out.unit(name, &[("state", state)]);
+        if unit.machine_id.is_empty() {
+            self.out.line(&format!("Unit {name} {state}"));
+        } else {
+            self.out.unit(name, &[("machine", &unit.machine_id)]);
+            let place = legend(&unit.machine_id, &machines_by_id(self.client)?, false);
+            self.out.line(&format!("Unit {name} {state} on {place}"));
         }
         Ok(())
     }
 
-    /// Until the service manager says that each unit is active.
+    /// Until the service manager says that each unit is active, on all machines that have it. One
+    /// that has been at rest for a while after its start has done its work.
     pub(crate) fn for_active(&self, names: &[String]) -> Result<(), Failure> {
-        for name in names {
-            let mut rests_since: Option<Duration> = None;
-            self.poll(name, "active", |elapsed| {
-                let states = self.client.states(Some(name))?;
-                let Some(state) = states.first() else {
-                    return Ok(None);
-                };
-                let text = format!(
-                    "{} ({}), load state {}",
-                    state.systemd_active_state, state.systemd_sub_state, state.systemd_load_state
-                );
-                let failed = || Failure::NotActive {
-                    name: name.clone(),
-                    state: text.clone(),
-                };
-                match (
-                    state.systemd_load_state.as_str(),
-                    state.systemd_active_state.as_str(),
-                ) {
-                    ("loaded", "active" | "reloading") => Ok(Some(())),
-                    (_, "failed") | ("error" | "bad-setting" | "masked", _) => Err(failed()),
-                    ("loaded", "inactive") => {
-                        // Done already, as a oneshot is; or its start is yet to come.
-                        let since = *rests_since.get_or_insert(elapsed);
-                        Ok((elapsed.saturating_sub(since) > AT_REST).then_some(()))
-                    }
-                    _ => {
-                        rests_since = None;
-                        Ok(None)
-                    }
-                }
-            })?;
-        }
-        Ok(())
+        let mut rests = Rests::default();
+        self.each(names, "active", |round, name| {
+            let states = round.states(name)?;
+            let look = rests.look(name, &states);
+            if matches!(look, Look::Done) {
+                self.out.unit(name, &[("active", "active")]);
+            }
+            Ok(look)
+        })
+    }
+
+    /// Until the service manager has loaded each unit, on all machines that have it.
+    pub(crate) fn for_loaded(&self, names: &[String]) -> Result<(), Failure> {
+        self.each(names, "loaded", |round, name| {
+            let states = round.states(name)?;
+            let bad = states.iter().find(|s| is_broken(s));
+            if let Some(state) = bad {
+                return Ok(Look::Never(not_active(state)));
+            }
+            let loaded = states.iter().all(|s| s.systemd_load_state == "loaded");
+            Ok(if loaded && !states.is_empty() {
+                Look::Done
+            } else {
+                Look::NotYet
+            })
+        })
     }
 
     /// Until each unit is loaded and its process is down.
     pub(crate) fn for_stopped(&self, names: &[String]) -> Result<(), Failure> {
-        for name in names {
-            self.poll(name, "loaded", |_| {
-                let unit = self.client.unit(name)?;
-                let unit = unit.ok_or_else(|| Failure::NotFound { name: name.clone() })?;
-                let states = self.client.states(Some(name))?;
-                let down = states
-                    .iter()
-                    .all(|s| ["inactive", "failed"].contains(&s.systemd_active_state.as_str()));
-                let loaded = unit.current_state == TargetState::Loaded.as_str();
-                Ok((loaded && down).then_some(()))
-            })?;
+        self.each(names, "loaded", |round, name| {
+            let unit = round.unit(name)?;
+            let states = round.states(name)?;
+            let down = states
+                .iter()
+                .all(|s| ["inactive", "failed"].contains(&s.systemd_active_state.as_str()));
+            let loaded = unit.current_state == TargetState::Loaded.as_str();
+            Ok(if loaded && down {
+                Look::Done
+            } else {
+                Look::NotYet
+            })
+        })
+    }
+
+    /// Until no unit of these names exists, and no machine reports one.
+    pub(crate) fn for_gone(&self, names: &[String]) -> Result<(), Failure> {
+        self.each(names, "destroyed", |round, name| {
+            let gone = round.find(name)?.is_none() && round.states(name)?.is_empty();
+            Ok(if gone { Look::Done } else { Look::NotYet })
+        })
+    }
+}
+
+/// One failure for several.
+pub(crate) fn all_well(failures: Vec<Failure>) -> Result<(), Failure> {
+    let mut failures = failures.into_iter();
+    let Some(first) = failures.next() else {
+        return Ok(());
+    };
+    let others = failures
+        .inspect(|f| eprintln!("fleetctl: {}", telemetry::chain(f)))
+        .count();
+    Err(match others {
+        0 => first,
+        others => Failure::Several {
+            first: Box::new(first),
+            others,
+        },
+    })
+}
+
+/// Since when units have been at rest.
+#[derive(Debug, Default)]
+pub(crate) struct Rests(HashMap<String, Instant>);
+
+impl Rests {
+    /// What the states of one unit, on all its machines, mean for somebody who waits for it to be
+    /// active.
+    pub(crate) fn look(&mut self, name: &str, states: &[wire::UnitState]) -> Look {
+        if states.is_empty() {
+            return Look::NotYet;
+        }
+        let mut at_rest = false;
+        for state in states {
+            match (
+                state.systemd_load_state.as_str(),
+                state.systemd_active_state.as_str(),
+            ) {
+                _ if is_broken(state) => return Look::Never(not_active(state)),
+                (_, "failed") => return Look::Never(not_active(state)),
+                ("loaded", "active" | "reloading") => {}
+                // Done already, as a oneshot is; or its start is yet to come.
+                ("loaded", "inactive") => at_rest = true,
+                _ => {
+                    self.0.remove(name);
+                    return Look::NotYet;
+                }
+            }
+        }
+        if !at_rest {
+            self.0.remove(name);
+            return Look::Done;
+        }
+        let since = *self.0.entry(name.to_owned()).or_insert_with(Instant::now);
+        if since.elapsed() > AT_REST {
+            Look::Done
+        } else {
+            Look::NotYet
+        }
+    }
+}
+
+fn is_broken(state: &wire::UnitState) -> bool {
+    ["error", "bad-setting", "masked"].contains(&state.systemd_load_state.as_str())
+}
+
+fn not_active(state: &wire::UnitState) -> Failure {
+    Failure::NotActive {
+        name: state.name.clone(),
+        state: format!(
+            "{} ({}), load state {}",
+            state.systemd_active_state, state.systemd_sub_state, state.systemd_load_state
+        ),
+    }
+}
+
+/// The rhythm of looking, and how long trouble is borne.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    last_answer: Instant,
+    pause: Duration,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        Self {
+            last_answer: Instant::now(),
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Takes note of trouble, or of none. Trouble that passes is an error only after a while.
+    pub(crate) fn beat(&mut self, trouble: Option<Failure>) -> Result<(), Failure> {
+        match trouble {
+            None => self.last_answer = Instant::now(),
+            // fleetd has lost etcd, or is being restarted: that passes.
+            Some(Failure::Api { status: 503, .. } | Failure::Exchange { .. })
+                if self.last_answer.elapsed() < OUTAGE => {}
+            Some(failure) => return Err(failure),
         }
         Ok(())
     }
 
-    /// Until no unit of these names exists.
-    pub(crate) fn for_gone(&self, names: &[String]) -> Result<(), Failure> {
-        for name in names {
-            self.poll(name, "destroyed", |_| {
-                Ok(self.client.unit(name)?.is_none().then_some(()))
-            })?;
+    /// Waits for the next look.
+    pub(crate) fn pause(&mut self) {
+        std::thread::sleep(self.pause);
+        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Why units wait.
+#[derive(Debug)]
+struct Reasons<'a> {
+    client: &'a Client,
+    known: HashMap<String, String>,
+    next: Duration,
+    /// Whether this fleetd can tell.
+    able: bool,
+}
+
+impl<'a> Reasons<'a> {
+    fn new(client: &'a Client) -> Self {
+        Self {
+            client,
+            known: HashMap::new(),
+            next: EXPLAIN,
+            able: true,
         }
-        Ok(())
+    }
+
+    fn of(&self, name: &str) -> Option<String> {
+        self.known.get(name).cloned()
+    }
+
+    /// Asks why some of the units wait; returns the news.
+    fn ask(&mut self, names: &[&String]) -> Vec<(String, String)> {
+        let mut news = Vec::new();
+        for name in names.iter().take(EXPLAINED) {
+            if !self.able {
+                break;
+            }
+            let reason = match self.client.explain(name) {
+                Ok(Some(explanation)) => waits_for(&explanation),
+                Err(Failure::TooOld { .. }) => {
+                    self.able = false;
+                    None
+                }
+                // Waiting itself meets the same trouble, and knows what to do.
+                Ok(None) | Err(_) => None,
+            };
+            let Some(reason) = reason else { continue };
+            if self.known.get(*name) != Some(&reason) {
+                self.known.insert((*name).clone(), reason.clone());
+                news.push(((*name).clone(), reason));
+            }
+        }
+        news
+    }
+
+    /// Tells the user, now and then, what is new.
+    fn tell(&mut self, names: &[&String], elapsed: Duration) {
+        if elapsed < self.next {
+            return;
+        }
+        self.next = elapsed + EXPLAIN;
+        for (name, reason) in self.ask(names) {
+            eprintln!("Unit {name} waits: {reason}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(load: &str, active: &str) -> wire::UnitState {
+        wire::UnitState {
+            name: "a.service".into(),
+            systemd_load_state: load.into(),
+            systemd_active_state: active.into(),
+            ..wire::UnitState::default()
+        }
+    }
+
+    #[test]
+    fn states_are_judged() {
+        for (states, expect) in [
+            (vec![], "not yet"),
+            (vec![state("loaded", "active")], "done"),
+            (vec![state("loaded", "reloading")], "done"),
+            (vec![state("loaded", "activating")], "not yet"),
+            (vec![state("loaded", "inactive")], "not yet"),
+            (vec![state("loaded", "failed")], "never"),
+            (vec![state("bad-setting", "inactive")], "never"),
+            (
+                vec![state("loaded", "active"), state("loaded", "activating")],
+                "not yet",
+            ),
+            (
+                vec![state("loaded", "active"), state("loaded", "failed")],
+                "never",
+            ),
+            (vec![state("not-found", "inactive")], "not yet"),
+        ] {
+            let got = match Rests::default().look("a.service", &states) {
+                Look::Done => "done",
+                Look::NotYet => "not yet",
+                Look::Never(_) => "never",
+            };
+            assert_eq!(got, expect, "{states:?}");
+        }
+    }
+
+    #[test]
+    fn what_stays_at_rest_has_done_its_work() {
+        let mut rests = Rests::default();
+        let before = Instant::now().checked_sub(AT_REST * 2).unwrap();
+        rests.0.insert("a.service".into(), before);
+        let states = [state("loaded", "inactive")];
+        assert!(matches!(rests.look("a.service", &states), Look::Done));
+    }
+
+    #[test]
+    fn several_failures_are_one() {
+        let refused = || Failure::Refused("no".into());
+        assert!(all_well(vec![]).is_ok());
+        assert_eq!(all_well(vec![refused()]).unwrap_err().to_string(), "no");
+        let text = all_well(vec![refused(), refused(), refused()])
+            .unwrap_err()
+            .to_string();
+        assert_eq!(text, "no (and 2 more units)");
     }
 }

@@ -13,14 +13,20 @@ use etcd_kv::{EtcdConfig, EtcdKv, Kv};
 use fleet_model::Machine;
 use sd_daemon::{State, notify};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
-use crate::api::{Api, Listener};
+use crate::api::{
+    Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Original, Tls, serve_metrics,
+};
+use crate::audit::Audit;
+use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
 use crate::engine::Engine;
-use crate::host::{MachineIdError, default_address, machine_id};
-use crate::presence::Presence;
+use crate::host::{MachineIdError, cpus, default_address, machine_id, memory};
+use crate::metrics::{MeteredKv, Metrics};
+use crate::presence::{Presence, Standing};
 use crate::registry::{Mirror, Registry};
 
 /// How long leaving the cluster may take.
@@ -66,6 +72,23 @@ pub struct Io {
     pub manager: Arc<dyn ServiceManager>,
     /// Another store than etcd.
     pub kv: Option<Arc<dyn Kv>>,
+    /// The machine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// What the API needs beyond its sockets.
+    pub api: ApiIo,
+}
+
+/// What the API needs beyond its sockets.
+#[derive(Debug, Default)]
+pub struct ApiIo {
+    /// With it, TCP listeners demand mutual TLS.
+    pub tls: Option<Tls>,
+    /// Where metrics are served beside the API.
+    pub metrics_socket: Option<PathBuf>,
+    /// Where logs are read.
+    pub journal: JournalReader,
+    /// There is no service manager, and this is what callers are told: no unit can be loaded.
+    pub no_manager: Option<String>,
 }
 
 /// What the end of the daemon means for its units.
@@ -103,24 +126,36 @@ pub async fn run(
             endpoints: settings.etcd_servers.clone(),
             request_timeout: settings.etcd_request_timeout,
             credentials: settings.etcd_credentials.clone(),
+            tls: settings.etcd_tls.clone(),
         }))
     });
+    let metrics = Arc::new(Metrics::default());
+    let kv = Arc::new(MeteredKv::new(kv, metrics.clone()));
     let registry = Registry::new(kv, &settings.etcd_key_prefix);
-    let detect = settings.public_ip.is_empty();
-    let address = default_address().filter(|_| detect).map(|a| a.to_string());
-    let machine = Machine {
-        public_ip: address.unwrap_or_else(|| settings.public_ip.clone()),
-        metadata: settings.metadata.clone(),
-        version: crate::VERSION.to_owned(),
-    };
+    let machine = describe(settings);
+    let offer = machine.offer();
     let lease_file = lease_file(settings);
-    let standing = Presence::start(
-        registry.clone(),
-        me.clone(),
+    let (standing_tx, standing) = watch::channel(Standing::default());
+    let (validity_tx, validity) = watch::channel(None);
+    let presence = Presence {
+        registry: registry.clone(),
+        id: me.clone(),
         machine,
-        detect,
-        settings.agent_ttl,
-        lease_file.clone(),
+        detect_address: settings.public_ip.is_empty(),
+        ttl: settings.agent_ttl,
+        lease_file: lease_file.clone(),
+        clock: io.clock.clone(),
+        standing: standing_tx,
+        validity: validity_tx,
+    };
+    presence.start();
+    let fence = Fence::start(
+        &settings.run_directory,
+        &guard_command(settings),
+        files.clone(),
+        io.clock.clone(),
+        io.manager.clone(),
+        validity,
     );
     let mirror = Mirror::start(registry.clone());
     if !settings.disable_engine {
@@ -129,34 +164,68 @@ pub async fn run(
             me: me.clone(),
             standing: standing.clone(),
             pause: settings.engine_reconcile_interval,
+            metrics: metrics.clone(),
         };
         tokio::spawn(engine.run());
     }
-    let (stop, stopped) = oneshot::channel();
-    let agent = tokio::spawn(run_agent(
-        Context {
-            registry: registry.clone(),
-            mirror: mirror.clone(),
-            me,
-            metadata: settings.metadata.clone(),
-            standing: standing.clone(),
-            manager: io.manager.clone(),
-            files,
-        },
-        stopped,
+    if !settings.dns_listen.is_empty() {
+        let directory = crate::dns::Directory::start(registry.clone());
+        for address in &settings.dns_listen {
+            crate::dns::Server::start(*address, directory.clone());
+        }
+    }
+    tokio::spawn(crate::dump::answer_signal(
+        registry.clone(),
+        mirror.clone(),
+        standing.clone(),
+        me.clone(),
     ));
+    let (stop, stopped) = oneshot::channel();
+    let context = Context {
+        registry: registry.clone(),
+        mirror: mirror.clone(),
+        me: me.clone(),
+        metadata: settings.metadata.clone(),
+        public_ip: settings.public_ip.clone(),
+        offer,
+        standing: standing.clone(),
+        manager: io.manager.clone(),
+        files,
+        fence,
+        clock: io.clock.clone(),
+    };
+    let runs_units = io.api.no_manager.is_none();
+    let agent = runs_units.then(|| tokio::spawn(run_agent(context, stopped)));
     let api = Api {
+        hub: Hub::new(registry.clone()),
+        explaining: Semaphore::new(EXPLAIN_TURNS),
+        original: Original::default(),
         registry: registry.clone(),
         mirror,
         standing: standing.clone(),
+        me,
         page_limit: settings.token_limit,
+        access: Access {
+            own_uid: rustix::process::geteuid().as_raw(),
+            roles: settings.api_roles.clone(),
+            plain: settings.plain_role,
+        },
+        audit: Audit {
+            enabled: settings.audit,
+        },
+        metrics,
+        journal: JournalReader {
+            user: settings.systemd_user,
+            ..io.api.journal.clone()
+        },
+        no_manager: io.api.no_manager.clone(),
     };
-    serve(&io.sockets, Arc::new(api))?;
-    announce(&[State::Ready, State::Status("running")]);
+    let status = serve(io, Arc::new(api))?;
+    announce(&[State::Ready, State::Status(&status)]);
 
     let end = end.await?;
     let mut unload = false;
-    if end == End::Exit {
+    if end == End::Exit && runs_units {
         announce(&[State::Stopping]);
         unload = match io.manager.own_job().await {
             Ok((job, system)) => unloads(job.as_deref(), &system),
@@ -177,7 +246,9 @@ pub async fn run(
     }
     // An agent that has ended by itself needs no telling.
     let _ = stop.send(unload);
-    let _ = agent.await;
+    if let Some(agent) = agent {
+        let _ = agent.await;
+    }
     if unload {
         let standing = standing.borrow().clone();
         leave(&registry, &standing, &lease_file).await;
@@ -185,25 +256,76 @@ pub async fn run(
     Ok(end)
 }
 
+/// What the machine says of itself.
+fn describe(settings: &Settings) -> Machine {
+    let address = default_address().filter(|_| settings.public_ip.is_empty());
+    Machine {
+        public_ip: address.map_or_else(|| settings.public_ip.clone(), |a| a.to_string()),
+        metadata: settings.metadata.clone(),
+        version: crate::VERSION.to_owned(),
+        memory_bytes: settings.offer.memory.or_else(memory),
+        cpus: settings.offer.cpu.or_else(cpus),
+    }
+}
+
+/// What the guard of the fence runs.
+fn guard_command(settings: &Settings) -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/fleetd".into());
+    format!(
+        "{} guard {} {}",
+        program.display(),
+        settings.run_directory.display(),
+        settings.units_directory.display()
+    )
+}
+
+/// The guard of the fence: `fleetd guard RUN_DIRECTORY UNITS_DIRECTORY`. Never returns unless it
+/// cannot begin.
+pub async fn guard(run: PathBuf, units: PathBuf, manager: Arc<dyn ServiceManager>) -> FileError {
+    match Files::open(&units, &run) {
+        Ok(files) => {
+            watch_over(run, files, Arc::new(MachineClock), manager).await;
+            // Not reached: it watches for ever.
+            std::future::pending().await
+        }
+        Err(error) => error,
+    }
+}
+
 fn lease_file(settings: &Settings) -> PathBuf {
     settings.run_directory.join("lease")
 }
 
-/// Serves the API on all sockets, which stay ours for the next round.
-fn serve(sockets: &[(String, std::os::fd::OwnedFd)], api: Arc<Api>) -> Result<(), DaemonError> {
-    if sockets.is_empty() {
+/// Serves the API on all sockets, which stay ours for the next round. Returns the daemon's status
+/// for people.
+fn serve(io: &Io, api: Arc<Api>) -> Result<String, DaemonError> {
+    if io.sockets.is_empty() {
         tracing::info!("no sockets were passed: the API is not served");
     }
-    for (name, fd) in sockets {
+    let mut plain = Vec::new();
+    for (name, fd) in &io.sockets {
         let failed = |source| DaemonError::Socket {
             name: name.clone(),
             source,
         };
         let fd = fd.try_clone().map_err(failed)?;
-        let listener = Listener::from_fd(fd, name).map_err(failed)?;
+        let listener = Listener::from_fd(fd, name, io.api.tls.as_ref()).map_err(failed)?;
+        plain.extend(listener.plain_address());
         tokio::spawn(listener.serve(api.clone()));
     }
-    Ok(())
+    api.metrics.plain_listeners(plain.len() as u64);
+    if let Some(path) = io.api.metrics_socket.clone() {
+        let metrics = api.metrics.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve_metrics(&path, metrics).await {
+                tracing::warn!("failed to serve metrics at {}: {error}", path.display());
+            }
+        });
+    }
+    Ok(match &plain[..] {
+        [] => "running".into(),
+        addresses => format!("running; the API on {} has no TLS", addresses.join(", ")),
+    })
 }
 
 /// Ends presence, states and leadership in one stroke.

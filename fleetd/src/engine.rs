@@ -9,14 +9,16 @@
 //! logged with every decision, and for every unit that has to wait.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use etcd_kv::{Compare, Event, Keys, Lease, Op, Txn, WatchRequest};
-use fleet_model::engine::{EngineTask, Plan, Scheduler, Step};
+use fleet_model::engine::{EngineTask, Plan, Reason, Scheduler, Step};
 use fleet_model::{Machine, MachineId, Metadata, merge_metadata};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use crate::metrics::{Metrics, PassFailure, Task};
 use crate::presence::Standing;
 use crate::registry::{Desired, ENGINE_VERSION, Follow, Key, Registry, RegistryError, Update};
 
@@ -34,6 +36,8 @@ pub struct Engine {
     pub standing: watch::Receiver<Standing>,
     /// Pause after a failure.
     pub pause: Duration,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a term ended.
@@ -58,9 +62,13 @@ impl Engine {
             match self.campaign(lease).await {
                 Ok(Some(term)) => {
                     tracing::info!(machine = %self.me, "this machine leads the engine");
-                    match self.lead(lease, term).await {
+                    self.metrics.leading(Some(SystemTime::now()));
+                    let end = self.lead(lease, term).await;
+                    self.metrics.leading(None);
+                    match end {
                         TermEnd::Deposed => tracing::info!("this machine leads no longer"),
                         TermEnd::Failed(error) => {
+                            self.metrics.pass_failed(PassFailure::Run);
                             tracing::warn!("engine: {}", telemetry::chain(&error));
                             sleep(self.pause).await;
                         }
@@ -161,8 +169,11 @@ impl Engine {
                     }
                 }
             }
+            let start = Instant::now();
             let plan = cluster.scheduler.plan();
-            if let Err(end) = self.carry_out(&plan, term).await {
+            let done = self.carry_out(&plan, term).await;
+            self.metrics.pass(start.elapsed());
+            if let Err(end) = done {
                 return end;
             }
         }
@@ -174,22 +185,32 @@ impl Engine {
                 // One of them is outdated; the others need not wait for it.
                 for task in tasks {
                     if self.write(std::slice::from_ref(task), term).await? {
-                        log_task(task);
+                        self.done(task);
                     } else if !self.still_leading(term).await? {
                         return Err(TermEnd::Deposed);
                     } else {
                         // What made it so is on its way to us as a change.
+                        self.metrics.task(kind(task), false);
+                        self.metrics.pass_failed(PassFailure::Schedule);
                         tracing::debug!(unit = %task.unit, "the schedule has changed meanwhile");
                     }
                 }
                 continue;
             }
-            tasks.iter().for_each(log_task);
+            tasks.iter().for_each(|task| self.done(task));
         }
         for (unit, why) in &plan.waits {
             tracing::info!(unit = %unit, reason = %why, "{unit} waits: {why}");
         }
         Ok(())
+    }
+
+    fn done(&self, task: &EngineTask) {
+        self.metrics.task(kind(task), true);
+        if matches!(task.why, Reason::MachineGone) {
+            self.metrics.pass_failed(PassFailure::MachineAway);
+        }
+        log_task(task);
     }
 
     async fn write(&self, tasks: &[EngineTask], term: i64) -> Result<bool, RegistryError> {
@@ -233,6 +254,13 @@ impl Engine {
 async fn lease_changed(standing: &mut watch::Receiver<Standing>, lease: Lease) {
     if standing.wait_for(|s| s.lease != Some(lease)).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+fn kind(task: &EngineTask) -> Task {
+    match task.step {
+        Step::Schedule { .. } => Task::Schedule,
+        Step::Unschedule { .. } => Task::Unschedule,
     }
 }
 
@@ -293,7 +321,7 @@ impl Cluster {
             Key::State(name, machine) => {
                 self.scheduler.set_held(name, machine, value.is_some());
             }
-            Key::Other => {}
+            _ => {}
         }
     }
 

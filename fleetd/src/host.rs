@@ -1,9 +1,9 @@
-//! What the daemon asks of the machine it runs on: identity and address.
+//! What the daemon asks of the machine it runs on: identity, address, size.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 
-use fleet_model::MachineId;
+use fleet_model::{Cpu, MachineId};
 
 /// The machine has no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -49,5 +49,38 @@ pub(crate) fn default_address() -> Option<Ipv4Addr> {
             Some(ip)
         }
         _ => None,
+    }
+}
+
+/// Memory of the machine in bytes, from proc(5).
+pub(crate) fn memory() -> Option<u64> {
+    total_memory(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn total_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// Processors that this process may use.
+pub(crate) fn cpus() -> Option<Cpu> {
+    let count = std::thread::available_parallelism().ok()?.get();
+    let millis = u64::try_from(count).ok()?.checked_mul(1000)?;
+    Some(Cpu::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_the_machine_is_read() {
+        let text = "MemFree:  1 kB\nMemTotal:       16384 kB\n";
+        assert_eq!(total_memory(text), Some(16 << 20));
+        assert_eq!(total_memory("MemTotal: 1 MB"), None);
+        assert_eq!(total_memory(""), None);
+        assert!(memory().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(cpus().is_some_and(|cpus| cpus.millis() >= 1000));
     }
 }

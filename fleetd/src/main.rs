@@ -6,27 +6,77 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use fleetd::agent::Systemd;
+use fleetd::agent::{ServiceManager, Systemd};
+use fleetd::api::Tls;
+use fleetd::clock::MachineClock;
 use fleetd::config::{ConfigError, DEFAULT_FILE, Settings};
-use fleetd::daemon::{DaemonError, End, Io, run, signalled};
+use fleetd::daemon::{ApiIo, DaemonError, End, Io, run, signalled};
+use fleetd::dev::{Address, Dev, DevError};
+use fleetd::tls::{TlsError, acceptor};
 
 const HELP: &str = "\
 fleetd: the fleet daemon: agent, engine and API of a cluster of machines
 
 Usage: fleetd [--config FILE]
+       fleetd dev [--listen ADDRESS]...
+       fleetd completion bash|zsh|fish
        fleetd --version | --help
 
+Commands:
+  dev               one machine with a store in memory, to try things out; ends with the process
+  completion        print the completions of a shell
+
 Options:
-  --config FILE   configuration [default: /etc/fleet/fleet.conf if it exists];
-                  every key can also be set as FLEET_KEY in the environment
-  --version       print the version
-  --help          print this text
+  --config FILE     configuration [default: /etc/fleet/fleet.conf if it exists];
+                    every key can also be set as FLEET_KEY in the environment
+  --listen ADDRESS  where dev serves: unix://PATH or http://LOOPBACK:PORT
+                    [default: unix:///run/fleet.sock, or $XDG_RUNTIME_DIR/fleet.sock]
+  --version         print the version
+  --help            print this text
 
-The API is served on the sockets that the service manager passes (fleet.socket).
+The API is served on the sockets that the service manager passes (fleet.socket); the dashboard is
+at /ui on the same sockets. SIGHUP reads the configuration again. Exit status: 0 done, 1 failed,
+2 wrong usage.
 
-Example:
+Examples:
   FLEET_METADATA=role=core fleetd --config ./fleet.conf
+  fleetd dev --listen unix:///tmp/fleet.sock --listen http://127.0.0.1:8080
 ";
+
+/// Completions by shell.
+const COMPLETIONS: [(&str, &str); 3] = [
+    (
+        "bash",
+        "_fleetd() {
+  local words='dev completion --config --listen --version --help'
+  case ${COMP_WORDS[COMP_CWORD-1]} in
+    --config) COMPREPLY=($(compgen -f -- \"${COMP_WORDS[COMP_CWORD]}\")); return;;
+    completion) words='bash zsh fish';;
+  esac
+  COMPREPLY=($(compgen -W \"$words\" -- \"${COMP_WORDS[COMP_CWORD]}\"))
+}
+complete -F _fleetd fleetd
+",
+    ),
+    (
+        "zsh",
+        "#compdef fleetd
+_arguments '1:command:(dev completion)' '2:shell:(bash zsh fish)' \\
+  '--config[configuration]:file:_files' '*--listen[where dev serves]:address:' \\
+  '--version[print the version]' '--help[print the help]'
+",
+    ),
+    (
+        "fish",
+        "complete -c fleetd -n __fish_use_subcommand -a 'dev completion'
+complete -c fleetd -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'
+complete -c fleetd -l config -r -d configuration
+complete -c fleetd -n '__fish_seen_subcommand_from dev' -l listen -x -d 'where dev serves'
+complete -c fleetd -l version -d 'print the version'
+complete -c fleetd -l help -d 'print the help'
+",
+    ),
+];
 
 #[derive(Debug, thiserror::Error)]
 enum MainError {
@@ -36,107 +86,273 @@ enum MainError {
     Daemon(#[from] DaemonError),
     #[error(transparent)]
     Listen(#[from] sd_daemon::ListenError),
+    #[error("failed to prepare TLS of the API")]
+    Tls(#[from] TlsError),
     #[error("failed to start the runtime")]
     Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    Dev(#[from] DevError),
 }
 
+impl MainError {
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Config(ConfigError::Read { path, .. }) if path != DEFAULT_FILE => {
+                Some("--config must name a readable file")
+            }
+            Self::Daemon(DaemonError::MachineId(_)) => Some("systemd-machine-id-setup makes one"),
+            Self::Dev(DevError::NoPlace | DevError::InUse(_) | DevError::Listen { .. }) => {
+                Some("--listen unix://PATH names another place")
+            }
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
 enum Request {
     Run(Option<PathBuf>),
+    Dev(Vec<String>),
+    Guard(PathBuf, PathBuf),
     Print(String),
 }
 
 fn main() -> ExitCode {
-    let request = match arguments(std::env::args().skip(1)) {
-        Ok(request) => request,
+    let done = match arguments(std::env::args().skip(1)) {
         Err(complaint) => {
             eprintln!("fleetd: {complaint}\nhint: fleetd --help");
             return ExitCode::from(2);
         }
-    };
-    match request {
-        Request::Print(text) => {
+        Ok(Request::Print(text)) => {
             telemetry::quiet_broken_pipe();
             print!("{text}");
-            ExitCode::SUCCESS
+            return ExitCode::SUCCESS;
         }
-        Request::Run(file) => match serve(file) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let hint = match &error {
-                    MainError::Config(ConfigError::Read { path, .. }) if path != DEFAULT_FILE => {
-                        Some("--config must name a readable file")
-                    }
-                    MainError::Daemon(DaemonError::MachineId(_)) => {
-                        Some("systemd-machine-id-setup makes one")
-                    }
-                    _ => None,
-                };
-                telemetry::report("fleetd", &error, hint)
+        Ok(Request::Run(file)) => serve(file),
+        Ok(Request::Guard(run, units)) => guard(run, units),
+        Ok(Request::Dev(listen)) => match listen.iter().map(|a| Address::parse(a)).collect() {
+            Ok(addresses) => try_out(addresses),
+            Err(complaint) => {
+                eprintln!("fleetd: {complaint}\nhint: fleetd --help");
+                return ExitCode::from(2);
             }
         },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => telemetry::report("fleetd", &error, error.hint()),
     }
 }
 
-fn arguments(mut args: impl Iterator<Item = String>) -> Result<Request, String> {
-    let mut file = None;
+fn arguments(args: impl Iterator<Item = String>) -> Result<Request, String> {
+    let mut args = args.peekable();
+    if args.next_if(|a| a == "guard").is_some() {
+        let mut directory = || args.next().ok_or("guard needs two directories");
+        return Ok(Request::Guard(directory()?.into(), directory()?.into()));
+    }
+    if args.next_if(|a| a == "completion").is_some() {
+        let shell = args.next().unwrap_or_default();
+        let found = COMPLETIONS.iter().find(|(name, _)| *name == shell);
+        let (_, text) = found.ok_or("completion needs bash, zsh or fish")?;
+        return Ok(Request::Print((*text).to_owned()));
+    }
+    let dev = args.next_if(|a| a == "dev").is_some();
+    let (mut file, mut listen) = (None, Vec::new());
     while let Some(arg) = args.next() {
-        match arg.trim_start_matches("--").split_once('=') {
-            Some(("config", path)) => file = Some(PathBuf::from(path)),
-            _ => match arg.as_str() {
-                "--config" | "-config" => {
-                    let path = args.next().ok_or("--config needs a file")?;
-                    file = Some(PathBuf::from(path));
-                }
-                "--version" | "-version" | "version" => {
-                    return Ok(Request::Print(format!(
-                        "fleetd version {}\n",
-                        fleetd::VERSION
-                    )));
-                }
-                "--help" | "-h" | "help" => return Ok(Request::Print(HELP.to_owned())),
-                other => return Err(format!("unknown argument \"{other}\"")),
-            },
+        let (name, mut value) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (arg.as_str(), None),
+        };
+        let mut value = |what| value.take().or_else(|| args.next()).ok_or(what);
+        match name {
+            "--config" | "-config" if !dev => {
+                file = Some(PathBuf::from(value("--config needs a file")?));
+            }
+            "--listen" if dev => listen.push(value("--listen needs an address")?),
+            "--version" | "-version" | "version" => {
+                let version = format!("fleetd version {}\n", fleetd::VERSION);
+                return Ok(Request::Print(version));
+            }
+            "--help" | "-h" | "help" => return Ok(Request::Print(HELP.to_owned())),
+            _ => return Err(format!("unknown argument \"{arg}\"")),
         }
     }
-    Ok(Request::Run(file))
+    Ok(if dev {
+        Request::Dev(listen)
+    } else {
+        Request::Run(file)
+    })
+}
+
+/// Settings, what is to be said about them, and what they name read.
+type Loaded = (Settings, Vec<String>, Option<Tls>);
+
+fn load(file: Option<&PathBuf>) -> Result<Loaded, MainError> {
+    let (settings, warnings) = Settings::load(file.map(PathBuf::as_path), std::env::vars())?;
+    let tls = match &settings.api_tls {
+        Some(files) => Some(Tls(acceptor(files)?)),
+        None => None,
+    };
+    Ok((settings, warnings, tls))
+}
+
+fn manager(settings: &Settings) -> Arc<dyn ServiceManager> {
+    Arc::new(if settings.systemd_user {
+        Systemd::of_user()
+    } else {
+        Systemd::new()
+    })
+}
+
+/// A runtime of its own for each round: whatever belongs to the old settings ends with it.
+fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(MainError::Runtime)
 }
 
 fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
     let sockets = sd_daemon::listen_fds()?;
-    let mut io = Io {
-        sockets: sockets.into_iter().map(|s| (s.name, s.fd)).collect(),
-        manager: Arc::new(Systemd::new()),
-        kv: None,
-    };
-    let load = || Settings::load(file.as_deref(), std::env::vars());
-    let (mut settings, mut warnings) = load()?;
+    let (mut settings, mut warnings, tls) = load(file.as_ref())?;
     telemetry::init(
         "fleetd",
         telemetry::Sink::detect(),
         settings.verbosity.clamp(0, 2),
     );
+    let mut io = Io {
+        sockets: sockets.into_iter().map(|s| (s.name, s.fd)).collect(),
+        manager: manager(&settings),
+        kv: None,
+        clock: Arc::new(MachineClock),
+        api: ApiIo {
+            tls,
+            metrics_socket: Some(settings.metrics_socket.clone()),
+            ..ApiIo::default()
+        },
+    };
     loop {
         for warning in warnings.drain(..) {
             tracing::warn!("{warning}");
         }
-        // A runtime of its own for each round: whatever belongs to the old settings ends with it.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(MainError::Runtime)?;
+        let runtime = runtime()?;
         let end = runtime.block_on(run(&settings, &io, signalled()))?;
         runtime.shutdown_background();
         if end == End::Exit {
             return Ok(());
         }
-        // The connection of the old one has ended with its runtime.
-        io.manager = Arc::new(Systemd::new());
         tracing::info!("reading the configuration again");
-        match load() {
-            Ok(loaded) => (settings, warnings) = loaded,
+        match load(file.as_ref()) {
+            Ok(loaded) => (settings, warnings, io.api.tls) = loaded,
             // A slip of the pen must not take the machine out of the cluster.
             Err(error) => tracing::error!("the old settings stay: {}", telemetry::chain(&error)),
+        }
+        io.api.metrics_socket = Some(settings.metrics_socket.clone());
+        // The connection of the old one has ended with its runtime.
+        io.manager = manager(&settings);
+    }
+}
+
+/// What `fleet-guard.service` runs; see `fleetd::agent::fence`. It ends only if it cannot begin.
+fn guard(run: PathBuf, units: PathBuf) -> Result<(), MainError> {
+    telemetry::init("fleetd", telemetry::Sink::detect(), 0);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(MainError::Runtime)?;
+    let manager = Arc::new(Systemd::new());
+    let error = runtime.block_on(fleetd::daemon::guard(run, units, manager));
+    Err(MainError::Daemon(DaemonError::Files(error)))
+}
+
+/// `fleetd dev`.
+fn try_out(addresses: Vec<Address>) -> Result<(), MainError> {
+    let (mut settings, warnings) = Settings::from_text("environment", "", std::env::vars())?;
+    telemetry::init(
+        "fleetd",
+        telemetry::Sink::Stderr,
+        settings.verbosity.clamp(0, 2),
+    );
+    warnings
+        .iter()
+        .for_each(|warning| tracing::warn!("{warning}"));
+    settings.systemd_user = !rustix::process::geteuid().is_root();
+    if settings.public_ip.is_empty() {
+        settings.public_ip = "127.0.0.1".into();
+    }
+    let manager = manager(&settings);
+    let mut dev = Dev::prepare(settings, addresses, manager)?;
+    let runtime = runtime()?;
+    let done = loop {
+        let round = runtime.block_on(async {
+            if let Some(why) = dev.look_for_manager().await {
+                eprintln!("fleetd dev: {why}");
+            }
+            for address in &dev.addresses {
+                match address {
+                    Address::Unix(_) => {
+                        eprintln!("fleetd dev: fleetctl --endpoint {address} list-machines");
+                    }
+                    Address::Http(_) => eprintln!("fleetd dev: dashboard at {address}/ui"),
+                }
+            }
+            run(&dev.settings, &dev.io, signalled()).await
+        });
+        match round {
+            // There is no configuration to read again.
+            Ok(End::Reload) => {}
+            Ok(End::Exit) => break Ok(()),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    runtime.shutdown_background();
+    dev.clean_up();
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_understood() {
+        let read = |line: &str| arguments(line.split_whitespace().map(str::to_owned));
+        let file = |path: &str| Ok(Request::Run(Some(path.into())));
+        let dev = |of: &[&str]| Ok(Request::Dev(of.iter().map(|a| (*a).to_owned()).collect()));
+        let wrong = |what: &str| Err(what.to_owned());
+        for (line, expect) in [
+            ("", Ok(Request::Run(None))),
+            ("--config f", file("f")),
+            ("--config=f=g", file("f=g")),
+            ("-config f", file("f")),
+            ("--config", wrong("--config needs a file")),
+            ("guard a b", Ok(Request::Guard("a".into(), "b".into()))),
+            ("completion", wrong("completion needs bash, zsh or fish")),
+            ("guard a", wrong("guard needs two directories")),
+            ("dev", dev(&[])),
+            (
+                "dev --listen unix:///a --listen=http://b",
+                dev(&["unix:///a", "http://b"]),
+            ),
+            ("dev --config f", wrong("unknown argument \"--config\"")),
+            ("--listen unix:///a", wrong("unknown argument \"--listen\"")),
+            ("x", wrong("unknown argument \"x\"")),
+            ("config=f", wrong("unknown argument \"config=f\"")),
+        ] {
+            assert_eq!(read(line), expect, "{line}");
+        }
+        for line in [
+            "version",
+            "--version",
+            "--help",
+            "help",
+            "dev --help",
+            "completion bash",
+            "completion zsh",
+            "completion fish",
+        ] {
+            assert!(matches!(read(line), Ok(Request::Print(_))), "{line}");
         }
     }
 }

@@ -4,8 +4,16 @@
 //! The lease's number is kept in a file, so that a daemon that was restarted, upgraded or killed
 //! takes its lease over and the cluster sees nothing. Another machine with the same ID has no such
 //! file: it must wait until the record is gone, and says so.
+//!
+//! Every renewal tells until when the lease is certain to last ([`Validity`]). That is the one rule
+//! both sides of a partition go by: etcd ends the lease no earlier than a whole time to live after
+//! the renewal was *sent*, and the leader gives the machine's units to others only when the lease
+//! has ended; the machine itself stops the units that must not run twice at two thirds of that time
+//! and kills what is left at five sixths, by its own clock. So it may take a sixth of the time to
+//! live to kill, or its clock may be slow by as much, and still nothing runs twice.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_kv::{Compare, KvError, Lease, Op, Txn};
@@ -13,6 +21,7 @@ use fleet_model::{Machine, MachineId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use crate::clock::Clock;
 use crate::registry::{Registry, RegistryError};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -31,41 +40,79 @@ pub struct Standing {
     pub healthy: bool,
 }
 
-/// What the machine publishes of itself.
+/// Until when the lease is certain to last, on the machine's own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// When it may end.
+    pub until: Duration,
+    /// How long it lasts when it is renewed.
+    pub ttl: Duration,
+}
+
+/// What is due for units that must not run twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// They may run and be started.
+    Open,
+    /// They must be stopped.
+    Stop,
+    /// What has not stopped must be killed.
+    Kill,
+}
+
+impl Validity {
+    /// When units must be stopped.
+    #[must_use]
+    pub fn stop_at(self) -> Duration {
+        self.until.saturating_sub(self.ttl / 3)
+    }
+
+    /// When what has not stopped must be killed.
+    #[must_use]
+    pub fn kill_at(self) -> Duration {
+        self.until.saturating_sub(self.ttl / 6)
+    }
+
+    /// What is due now.
+    #[must_use]
+    pub fn stage(self, now: Duration) -> Stage {
+        if now < self.stop_at() {
+            Stage::Open
+        } else if now < self.kill_at() {
+            Stage::Stop
+        } else {
+            Stage::Kill
+        }
+    }
+}
+
+/// What the machine publishes of itself, and how.
 #[derive(Debug)]
 pub struct Presence {
-    registry: Registry,
-    id: MachineId,
-    machine: Machine,
+    /// Where.
+    pub registry: Registry,
+    /// This machine.
+    pub id: MachineId,
+    /// What it says of itself.
+    pub machine: Machine,
     /// Find the address anew now and then.
-    detect_address: bool,
-    ttl: Duration,
-    lease_file: PathBuf,
-    standing: watch::Sender<Standing>,
+    pub detect_address: bool,
+    /// How long the lease lasts without a sign of life.
+    pub ttl: Duration,
+    /// Where a successor finds the lease.
+    pub lease_file: PathBuf,
+    /// The machine's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where the standing goes.
+    pub standing: watch::Sender<Standing>,
+    /// Where the lease's validity goes.
+    pub validity: watch::Sender<Option<Validity>>,
 }
 
 impl Presence {
     /// Registers and stays registered until the runtime ends.
-    pub fn start(
-        registry: Registry,
-        id: MachineId,
-        machine: Machine,
-        detect_address: bool,
-        ttl: Duration,
-        lease_file: PathBuf,
-    ) -> watch::Receiver<Standing> {
-        let (standing, receiver) = watch::channel(Standing::default());
-        let presence = Self {
-            registry,
-            id,
-            machine,
-            detect_address,
-            ttl,
-            lease_file,
-            standing,
-        };
-        tokio::spawn(presence.run());
-        receiver
+    pub fn start(self) {
+        tokio::spawn(self.run());
     }
 
     async fn run(mut self) {
@@ -102,8 +149,8 @@ impl Presence {
         }
         let kv = self.registry.kv();
         let (lease, fresh) = match kept {
-            Some(lease) => match kv.lease_keep_alive(lease).await {
-                Ok(_) => (lease, false),
+            Some(lease) => match self.renew(lease).await {
+                Ok(()) => (lease, false),
                 Err(KvError::LeaseNotFound { .. }) => (self.grant().await?, true),
                 Err(error) => return Err(error.into()),
             },
@@ -125,7 +172,23 @@ impl Presence {
     }
 
     async fn grant(&self) -> Result<Lease, KvError> {
-        Ok(self.registry.kv().lease_grant(self.ttl, None).await?.0)
+        let sent = self.clock.now();
+        let (lease, ttl) = self.registry.kv().lease_grant(self.ttl, None).await?;
+        self.is_valid(sent, ttl);
+        Ok(lease)
+    }
+
+    async fn renew(&self, lease: Lease) -> Result<(), KvError> {
+        let sent = self.clock.now();
+        let ttl = self.registry.kv().lease_keep_alive(lease).await?;
+        self.is_valid(sent, ttl);
+        Ok(())
+    }
+
+    /// Counts from the sending: when the answer comes, the lease is younger than that.
+    fn is_valid(&self, sent: Duration, ttl: Duration) {
+        let until = sent + ttl;
+        self.validity.send_replace(Some(Validity { until, ttl }));
     }
 
     async fn write_record(&self, lease: Lease) -> Result<(), RegisterError> {
@@ -167,8 +230,8 @@ impl Presence {
         loop {
             sleep(pause).await;
             pause = interval;
-            let healthy = match self.registry.kv().lease_keep_alive(lease).await {
-                Ok(_) => {
+            let healthy = match self.renew(lease).await {
+                Ok(()) => {
                     last_sign = Instant::now();
                     true
                 }
@@ -252,4 +315,29 @@ enum RegisterError {
         "a machine with the ID {machine} is registered already; if none is, this ends within the time to live"
     )]
     Taken { machine: MachineId },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_stop_well_before_the_lease_can_have_ended() {
+        let seconds = Duration::from_secs;
+        let validity = Validity {
+            until: seconds(112),
+            ttl: seconds(12),
+        };
+        for (now, expect) in [
+            (0, Stage::Open),
+            (107, Stage::Open),
+            (108, Stage::Stop),
+            (109, Stage::Stop),
+            (110, Stage::Kill),
+            (112, Stage::Kill),
+            (9999, Stage::Kill),
+        ] {
+            assert_eq!(validity.stage(seconds(now)), expect, "{now}");
+        }
+    }
 }

@@ -1,20 +1,31 @@
-//! Bodies of fleet's API.
+//! Bodies of fleet's API: what is read and written again reads alike.
 #![no_main]
 
 use fleet_model::wire::{ErrorBody, MachinePage, MetadataPatch, Unit, UnitPage, UnitStatePage};
+use fleet_model::wire::flotilla::{Explanation, Machines, RebalanceRequest, WhoAmI};
 use libfuzzer_sys::fuzz_target;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-fuzz_target!(|data: &[u8]| {
-    if let Ok(unit) = serde_json::from_slice::<Unit>(data) {
-        let bytes = serde_json::to_vec(&unit).expect("plain values");
+fn round<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
+    if let Ok(value) = serde_json::from_slice::<T>(data) {
+        let bytes = serde_json::to_vec(&value).expect("plain values");
         assert_eq!(
-            serde_json::from_slice::<Unit>(&bytes).expect("our own bytes"),
-            unit
+            serde_json::from_slice::<T>(&bytes).expect("our own bytes"),
+            value
         );
     }
-    let _ = serde_json::from_slice::<Vec<MetadataPatch>>(data);
-    let _ = serde_json::from_slice::<UnitPage>(data);
-    let _ = serde_json::from_slice::<UnitStatePage>(data);
-    let _ = serde_json::from_slice::<MachinePage>(data);
-    let _ = serde_json::from_slice::<ErrorBody>(data);
+}
+
+fuzz_target!(|data: &[u8]| {
+    round::<Unit>(data);
+    round::<Vec<MetadataPatch>>(data);
+    round::<UnitPage>(data);
+    round::<UnitStatePage>(data);
+    round::<MachinePage>(data);
+    round::<ErrorBody>(data);
+    round::<Explanation>(data);
+    round::<Machines>(data);
+    round::<RebalanceRequest>(data);
+    round::<WhoAmI>(data);
 });

@@ -1,7 +1,9 @@
-//! Unit texts given to fleet: what is printed reads back alike.
+//! Unit texts given to fleet: what is printed reads back alike, and what is accepted can be read.
 #![no_main]
 
-use fleet_model::{Requirements, UnitFile, UnitName, unknown_options, validate_options};
+use fleet_model::{
+    Requirements, UnitFile, UnitName, unknown_options, validate_options, validate_unit,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -12,5 +14,9 @@ fuzz_target!(|text: &str| {
     assert_eq!(again.options(), file.options());
     let _ = (validate_options(&file), unknown_options(&file), file.hash());
     let name = UnitName::parse("a@1.service").expect("a constant");
-    let _ = Requirements::of(&name, &file);
+    let requirements = Requirements::of(&name, &file);
+    if validate_unit(&name, &file).is_ok() {
+        assert_eq!(requirements.invalid, None);
+    }
+    assert!(!requirements.after.contains_key(name.as_str()));
 });

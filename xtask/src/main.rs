@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bench_fleet;
 mod cluster;
 mod image;
 mod layers;
@@ -96,6 +97,8 @@ enum ImageAction {
 enum BenchName {
     /// Start of the kernel to init, multi-user.target, ssh and a fleet unit; memory; sizes.
     Boot,
+    /// Fleet's latency, writes, planner and memory, up to 1000 machines, with a real etcd; writes docs/fleet/bench.md.
+    Fleet,
 }
 
 /// The checkout's top directory.
@@ -143,6 +146,9 @@ fn run(command: &Cmd) -> anyhow::Result<ExitCode> {
         Cmd::Bench {
             what: BenchName::Boot,
         } => bench::boot()?,
+        Cmd::Bench {
+            what: BenchName::Fleet,
+        } => bench_fleet::fleet()?,
         Cmd::Tidy => tidy::run()?,
         Cmd::Setup => setup::install(setup::ALL)?,
         Cmd::Completion { shell } => {

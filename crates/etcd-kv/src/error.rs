@@ -44,6 +44,17 @@ pub enum KvError {
         /// Oldest revision that can still be read, 0 where the server did not say.
         oldest: i64,
     },
+    /// The store is not the one it was: an older copy was restored, or it is another cluster. What
+    /// was read before must be read afresh.
+    #[error(
+        "etcd has lost its history: revision {seen} was seen, now it is {now}; was an older copy restored?"
+    )]
+    Rewound {
+        /// Newest revision seen before.
+        seen: i64,
+        /// Revision it has now.
+        now: i64,
+    },
     /// The revision asked for does not exist yet.
     #[error("revision is in the future")]
     FutureRevision,

@@ -14,15 +14,22 @@
 //! - `testing` (feature): a private etcd server for tests, and the conformance suite that both
 //!   stores pass.
 //!
+//! - [`Tls`]: authorities, certificate and key for `https://` endpoints. The server is always
+//!   verified. User and password are exchanged for a token, which is renewed when the server no
+//!   longer takes it.
+//!
 //! What is not here: key layouts (each program owns its own), retry loops above a single call
-//! (policy of the program), TLS (an `https://` endpoint is refused with a clear error).
+//! (policy of the program).
 //!
 //! Rules a caller can rely on:
 //!
 //! - Reads are tried on every endpoint within the deadline. Writes are sent at most once: when a
 //!   write fails after it was sent, [`KvError::outcome_unknown`] is true and the caller must look.
 //! - A watch delivers every change exactly once and in order, over reconnects and failovers, until
-//!   it returns an error; after [`KvError::Compacted`] the caller must read afresh and watch again.
+//!   it returns an error; after [`KvError::Compacted`], or [`KvError::Rewound`] where an older copy
+//!   of the store was restored, the caller must read afresh and watch again.
+//! - A call that got no answer in time leads to a look at its connection: if nobody is there, watches
+//!   on it move on at once.
 
 #![forbid(unsafe_code)]
 
@@ -35,7 +42,7 @@ mod model;
 pub mod testing;
 
 pub use error::KvError;
-pub use etcd::{Credentials, Endpoint, EtcdConfig, EtcdKv};
+pub use etcd::{Credentials, Endpoint, EtcdConfig, EtcdKv, Tls, TlsError, TlsFiles};
 pub use kv::{BoxFuture, Kv, Watch, WatchBatch};
 pub use mem::MemKv;
 pub use model::{

@@ -2,16 +2,22 @@
 //!
 //! [`wanted`] picks from the whole registry what this machine shall run; [`plan`] compares it with
 //! what is there. A unit whose text changed, or that is wanted no more, is unloaded first; once it
-//! is gone the next plan loads what shall be there instead.
+//! is gone the next plan loads what shall be there instead. [`cut_off`] says what to stop when this
+//! machine has lost the cluster.
+//!
+//! A batch unit that has ended well, or whose last attempt was on this machine, is not started
+//! again: further attempts are the engine's to place elsewhere.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::amount::Offer;
 use crate::engine::{Population, accept_globals};
 use crate::machine::{MachineId, Metadata};
 use crate::name::UnitName;
-use crate::requirements::Requirements;
+use crate::record::BatchResult;
+use crate::requirements::{Partition, Requirements};
 use crate::state::TargetState;
 use crate::text::UnitFile;
 
@@ -28,6 +34,10 @@ pub struct AgentUnit {
     pub target: TargetState,
     /// Where it is scheduled.
     pub scheduled: Option<MachineId>,
+    /// Names the last restart asked for; 0 for none.
+    pub restart: u64,
+    /// How it ended, if it is a batch unit that has.
+    pub result: Option<Arc<BatchResult>>,
 }
 
 /// A unit this machine shall have.
@@ -39,6 +49,34 @@ pub struct Wanted {
     pub target: TargetState,
     /// It runs here because it is global, not because it is scheduled.
     pub global: bool,
+    /// Names the last restart asked for; 0 for none.
+    pub restart: u64,
+    /// It is a batch unit that has ended: it stays loaded, and is not started.
+    pub ended: bool,
+    /// What to do with it when this machine loses the cluster.
+    pub partition: Partition,
+}
+
+impl Wanted {
+    /// Whether it shall be started.
+    fn runs(&self) -> bool {
+        self.target == TargetState::Launched && !self.ended
+    }
+
+    fn of(me: &MachineId, unit: &AgentUnit) -> Self {
+        let ended = unit.requirements.batch.zip(unit.result.as_ref());
+        let ended = ended.is_some_and(|(batch, result)| {
+            result.is_final(batch.retries) || result.machine == me.as_str()
+        });
+        Self {
+            hash: unit.hash.clone(),
+            target: unit.target,
+            global: unit.requirements.global,
+            restart: unit.restart,
+            ended,
+            partition: unit.requirements.partition,
+        }
+    }
 }
 
 /// What this machine shall have: the units scheduled on it, and the global ones it accepts.
@@ -46,6 +84,7 @@ pub struct Wanted {
 pub fn wanted(
     me: &MachineId,
     metadata: &Metadata,
+    offer: &Offer,
     units: &BTreeMap<UnitName, AgentUnit>,
 ) -> BTreeMap<UnitName, Wanted> {
     let runs = |name: &UnitName, unit: &AgentUnit| {
@@ -56,30 +95,15 @@ pub fn wanted(
     for (name, unit) in units {
         if runs(name, unit) && !unit.requirements.global && unit.scheduled.as_ref() == Some(me) {
             population.add(name, &unit.requirements);
-            out.insert(
-                name.clone(),
-                Wanted {
-                    hash: unit.hash.clone(),
-                    target: unit.target,
-                    global: false,
-                },
-            );
+            out.insert(name.clone(), Wanted::of(me, unit));
         }
     }
     let globals = units
         .iter()
         .filter(|(n, u)| runs(n, u) && u.requirements.global);
     let globals = globals.map(|(name, unit)| (name, &*unit.requirements));
-    for name in accept_globals(metadata, &population, globals).names() {
-        let unit = &units[name];
-        out.insert(
-            name.clone(),
-            Wanted {
-                hash: unit.hash.clone(),
-                target: unit.target,
-                global: true,
-            },
-        );
+    for name in accept_globals(metadata, offer, &population, globals).names() {
+        out.insert(name.clone(), Wanted::of(me, &units[name]));
     }
     out
 }
@@ -91,6 +115,8 @@ pub struct LocalUnit {
     pub hash: Arc<str>,
     /// Its start was asked for, and not its stop since.
     pub launched: bool,
+    /// The last restart that it has seen. Whatever is started has seen the one asked for then.
+    pub restart: u64,
 }
 
 /// What to do with one unit.
@@ -115,6 +141,8 @@ pub enum Step {
     Stop,
     /// Ask for its start.
     Start,
+    /// Stop it, wait until it is down, ask for its start.
+    Restart,
 }
 
 impl Step {
@@ -126,6 +154,7 @@ impl Step {
             Self::Load => "load",
             Self::Stop => "stop",
             Self::Start => "start",
+            Self::Restart => "restart",
         }
     }
 }
@@ -145,6 +174,12 @@ pub enum Reason {
     TargetLaunched,
     /// Its target state is loaded.
     TargetLoaded,
+    /// A restart was asked for since it was started.
+    RestartAsked,
+    /// It is a batch unit that has ended.
+    Ended,
+    /// This machine has lost the cluster, and the unit must run at most once.
+    CutOff,
 }
 
 impl fmt::Display for Reason {
@@ -156,11 +191,15 @@ impl fmt::Display for Reason {
             Self::TextChanged => "unit file has changed",
             Self::TargetLaunched => "unit loaded but desired state is launched",
             Self::TargetLoaded => "unit launched but desired state is loaded",
+            Self::RestartAsked => "a restart was asked for",
+            Self::Ended => "unit has run to its end",
+            Self::CutOff => "machine cut off from the cluster and Partition=stop",
         })
     }
 }
 
-/// The tasks that bring `have` nearer to `wanted`: unload, load, stop, start, each by name.
+/// The tasks that bring `have` nearer to `wanted`: unload, load, stop, start, restart, each by name.
+/// Whatever is started counts as restarted, too.
 #[must_use]
 pub fn plan(
     wanted: &BTreeMap<UnitName, Wanted>,
@@ -178,11 +217,19 @@ pub fn plan(
         match wanted.get(name) {
             None => add(name, Step::Unload, Reason::NotWantedHere),
             Some(w) if w.hash != local.hash => add(name, Step::Unload, Reason::TextChanged),
-            Some(w) if w.target == TargetState::Launched && !local.launched => {
+            Some(w) if w.runs() && !local.launched => {
                 add(name, Step::Start, Reason::TargetLaunched);
             }
-            Some(w) if w.target == TargetState::Loaded && local.launched => {
-                add(name, Step::Stop, Reason::TargetLoaded);
+            Some(w) if !w.runs() && local.launched => {
+                let why = if w.ended {
+                    Reason::Ended
+                } else {
+                    Reason::TargetLoaded
+                };
+                add(name, Step::Stop, why);
+            }
+            Some(w) if local.launched && w.restart != local.restart && w.restart != 0 => {
+                add(name, Step::Restart, Reason::RestartAsked);
             }
             Some(_) => {}
         }
@@ -197,7 +244,7 @@ pub fn plan(
                 Reason::ScheduledHere
             },
         );
-        if w.target == TargetState::Launched {
+        if w.runs() {
             add(name, Step::Start, Reason::TargetLaunched);
         }
     }
@@ -205,36 +252,60 @@ pub fn plan(
     tasks
 }
 
+/// What to do when the machine's lease has ended and nobody can be asked: units that must run at most
+/// once are stopped, by name; all others are left alone. `known` is what was wanted last.
+#[must_use]
+pub fn cut_off(
+    known: &BTreeMap<UnitName, Wanted>,
+    have: &BTreeMap<UnitName, LocalUnit>,
+) -> Vec<AgentTask> {
+    let stop = have.iter().filter(|(name, local)| {
+        local.launched
+            && known
+                .get(*name)
+                .is_some_and(|w| w.partition == Partition::Stop)
+    });
+    stop.map(|(name, _)| AgentTask {
+        unit: name.clone(),
+        step: Step::Stop,
+        why: Reason::CutOff,
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::record::Outcome;
 
     fn name(text: &str) -> UnitName {
         UnitName::parse(&format!("{text}.service")).unwrap()
     }
 
+    fn want(hash: &str, target: TargetState) -> Wanted {
+        Wanted {
+            hash: hash.into(),
+            target,
+            global: false,
+            restart: 0,
+            ended: false,
+            partition: Partition::Keep,
+        }
+    }
+
+    fn local(hash: &str, launched: bool) -> LocalUnit {
+        LocalUnit {
+            hash: hash.into(),
+            launched,
+            restart: 0,
+        }
+    }
+
     fn check(wants: &[(&str, &str, TargetState)], have: &[(&str, &str, bool)], expect: &[&str]) {
-        let wanted = wants.iter().map(|(n, h, t)| {
-            (
-                name(n),
-                Wanted {
-                    hash: (*h).into(),
-                    target: *t,
-                    global: false,
-                },
-            )
-        });
-        let have = have.iter().map(|(n, h, l)| {
-            (
-                name(n),
-                LocalUnit {
-                    hash: (*h).into(),
-                    launched: *l,
-                },
-            )
-        });
+        let wanted = wants.iter().map(|(n, h, t)| (name(n), want(h, *t)));
+        let have = have.iter().map(|(n, h, l)| (name(n), local(h, *l)));
         let tasks = plan(&wanted.collect(), &have.collect());
         let got: Vec<_> = tasks
             .iter()
@@ -264,6 +335,33 @@ mod tests {
     }
 
     #[test]
+    fn a_restart_is_done_once_and_only_where_it_runs() {
+        for (target, have, expect) in [
+            (TargetState::Launched, (true, 0), &[Step::Restart][..]),
+            (TargetState::Launched, (true, 6), &[Step::Restart]),
+            (TargetState::Launched, (true, 7), &[]),
+            (TargetState::Launched, (false, 0), &[Step::Start]),
+            (TargetState::Loaded, (false, 0), &[]),
+            (TargetState::Loaded, (true, 0), &[Step::Stop]),
+        ] {
+            let wanted = Wanted {
+                restart: 7,
+                ..want("1", target)
+            };
+            let local = LocalUnit {
+                restart: have.1,
+                ..local("1", have.0)
+            };
+            let tasks = plan(
+                &BTreeMap::from([(name("a"), wanted)]),
+                &BTreeMap::from([(name("a"), local)]),
+            );
+            let steps: Vec<Step> = tasks.iter().map(|t| t.step).collect();
+            assert_eq!(steps, expect, "{target} {have:?}");
+        }
+    }
+
+    #[test]
     fn scheduled_units_beat_global_ones_whatever_their_names() {
         let me = MachineId::parse("m1").unwrap();
         let unit = |section: &str, scheduled: bool| {
@@ -275,6 +373,8 @@ mod tests {
                 requirements,
                 target: TargetState::Launched,
                 scheduled: scheduled.then(|| me.clone()),
+                restart: 0,
+                result: None,
             }
         };
         let units = BTreeMap::from([
@@ -292,34 +392,100 @@ mod tests {
                 unit("Global=true", false),
             ),
         ]);
-        let got = wanted(&me, &Metadata::new(), &units);
+        let got = wanted(&me, &Metadata::new(), &Offer::default(), &units);
         let names: Vec<_> = got.keys().map(UnitName::stem).collect();
         assert_eq!(names, ["b-global", "scheduled"]);
+    }
+
+    #[test]
+    fn a_batch_unit_that_has_ended_here_is_not_started_again() {
+        let me = MachineId::parse("m1").unwrap();
+        let file = Arc::new(UnitFile::parse("[X-Fleet]\nBatch=yes\nRetries=1").unwrap());
+        for (result, runs) in [
+            (None, true),
+            (Some((Outcome::Success, 1, "m2")), false),
+            (Some((Outcome::Failure, 1, "m2")), true),
+            (Some((Outcome::Failure, 1, "m1")), false),
+            (Some((Outcome::Failure, 2, "m2")), false),
+        ] {
+            let result = result.map(|(outcome, attempts, machine)| {
+                Arc::new(BatchResult {
+                    outcome,
+                    exit_status: 1,
+                    attempts,
+                    machine: machine.into(),
+                    finished: String::new(),
+                })
+            });
+            let unit = AgentUnit {
+                hash: "1".into(),
+                requirements: Arc::new(Requirements::of(&name("a"), &file)),
+                file: file.clone(),
+                target: TargetState::Launched,
+                scheduled: Some(me.clone()),
+                restart: 0,
+                result: result.clone(),
+            };
+            let units = BTreeMap::from([(name("a"), unit)]);
+            let wanted = wanted(&me, &Metadata::new(), &Offer::default(), &units);
+            let have = BTreeMap::from([(name("a"), local("1", false))]);
+            assert_eq!(!plan(&wanted, &have).is_empty(), runs, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_cut_off_stops_only_what_must_run_at_most_once() {
+        let stop = Wanted {
+            partition: Partition::Stop,
+            ..want("1", TargetState::Launched)
+        };
+        let known = BTreeMap::from([
+            (name("a"), want("1", TargetState::Launched)),
+            (name("b"), stop.clone()),
+            (name("c"), stop.clone()),
+            (name("d"), stop),
+        ]);
+        let have = BTreeMap::from([
+            (name("a"), local("1", true)),
+            (name("b"), local("1", true)),
+            (name("c"), local("1", false)),
+            (name("e"), local("1", true)),
+        ]);
+        let tasks = cut_off(&known, &have);
+        let got: Vec<_> = tasks.iter().map(|t| (t.unit.stem(), t.step)).collect();
+        assert_eq!(got, [("b", Step::Stop)]);
     }
 
     proptest! {
         #[test]
         fn carrying_plans_out_settles(
-            wants in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>()), 0..5),
-            have in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>()), 0..5),
+            wants in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>(), 0..3u64), 0..5),
+            have in prop::collection::btree_map("[a-e]", ("[12]", any::<bool>(), 0..3u64), 0..5),
+            ended in prop::collection::btree_set("[a-e]", 0..2),
         ) {
-            let wanted: BTreeMap<_, _> = wants.iter().map(|(n, (h, l))| {
+            let wanted: BTreeMap<_, _> = wants.iter().map(|(n, (h, l, r))| {
                 let target = if *l { TargetState::Launched } else { TargetState::Loaded };
-                (name(n), Wanted { hash: h.as_str().into(), target, global: false })
+                let ended = ended.contains(n);
+                (name(n), Wanted { restart: *r, ended, ..want(h, target) })
             }).collect();
-            let mut have: BTreeMap<_, _> = have.iter().map(|(n, (h, l))| {
-                (name(n), LocalUnit { hash: h.as_str().into(), launched: *l })
+            let mut have: BTreeMap<_, _> = have.iter().map(|(n, (h, l, r))| {
+                (name(n), LocalUnit { restart: *r, ..local(h, *l) })
             }).collect();
             for _ in 0..2 {
                 for task in plan(&wanted, &have) {
                     match task.step {
                         Step::Unload => { have.remove(&task.unit); }
                         Step::Load => {
-                            let hash = wanted[&task.unit].hash.clone();
-                            have.insert(task.unit, LocalUnit { hash, launched: false });
+                            let unit = local(&wanted[&task.unit].hash, false);
+                            have.insert(task.unit, unit);
                         }
                         Step::Stop => have.get_mut(&task.unit).unwrap().launched = false,
-                        Step::Start => have.get_mut(&task.unit).unwrap().launched = true,
+                        Step::Start | Step::Restart => {
+                            let restart = wanted[&task.unit].restart;
+                            let unit = have.get_mut(&task.unit).unwrap();
+                            prop_assert_eq!(unit.launched, task.step == Step::Restart);
+                            (unit.launched, unit.restart) = (true, restart);
+                        }
                     }
                 }
             }

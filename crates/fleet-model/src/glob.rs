@@ -1,16 +1,17 @@
 //! Shell patterns as `Conflicts` and `Replaces` use them.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// A pattern: `*` is any run of characters but `/`, `?` one of them, `[a-z]` or `[^a-z]` one of a
+/// A pattern, cheap to clone: `*` is any run of characters but `/`, `?` one of them, `[a-z]` or `[^a-z]` one of a
 /// set, `\` takes the next character literally. A malformed pattern matches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Glob(String);
+pub struct Glob(Arc<str>);
 
 impl Glob {
     /// Takes any text; whether it is well formed shows when it is matched.
     pub fn new(pattern: impl Into<String>) -> Self {
-        Self(pattern.into())
+        Self(pattern.into().into())
     }
 
     /// The pattern as written.
@@ -29,6 +30,17 @@ impl Glob {
     /// Whether `text` matches as a whole.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
+        // The usual kind: a literal, or one with a star at its end.
+        let prefix = self.literal_prefix();
+        match &self.0[prefix.len()..] {
+            "" => return text == prefix,
+            "*" => {
+                return text
+                    .strip_prefix(prefix)
+                    .is_some_and(|rest| !rest.contains('/'));
+            }
+            _ => {}
+        }
         let (Some(tokens), text) = (tokens(&self.0), text.chars().collect::<Vec<_>>()) else {
             return false;
         };

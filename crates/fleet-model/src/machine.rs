@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::amount::{Cpu, Offer};
+
 /// A machine-id(5), or whatever a machine calls itself. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MachineId(Arc<str>);
@@ -61,7 +63,7 @@ impl fmt::Debug for MachineId {
 pub type Metadata = BTreeMap<String, String>;
 
 /// What a machine says of itself; the record behind its presence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Machine {
     /// Where it can be reached.
     #[serde(default)]
@@ -72,6 +74,23 @@ pub struct Machine {
     /// Version of its daemon.
     #[serde(default)]
     pub version: String,
+    /// Memory that it offers to units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// Processors that it offers to units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Cpu>,
+}
+
+impl Machine {
+    /// What it offers to units.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        Offer {
+            memory: self.memory_bytes,
+            cpu: self.cpus,
+        }
+    }
 }
 
 /// Reads `k=v,k=v`: blanks trimmed, the last duplicate wins, items without `=` are dropped.
@@ -121,5 +140,17 @@ mod tests {
         assert_eq!(pairs, ["a:b=c", "role:core"]);
         let overlay = parse_metadata("role=,z=1");
         assert_eq!(merge_metadata(&m, &overlay), parse_metadata("a=b=c,z=1"));
+    }
+
+    #[test]
+    fn records_of_older_daemons_offer_nothing_known() {
+        let json = r#"{"public_ip":"10.0.0.1","metadata":{},"version":"1"}"#;
+        let machine: Machine = serde_json::from_str(json).unwrap();
+        assert_eq!(machine.offer(), Offer::default());
+        assert_eq!(serde_json::to_string(&machine).unwrap(), json);
+        let json = r#"{"memory_bytes":1024,"cpus":1.5}"#;
+        let offer = serde_json::from_str::<Machine>(json).unwrap().offer();
+        assert_eq!(offer.memory, Some(1024));
+        assert_eq!(offer.cpu, Some(Cpu::from_millis(1500)));
     }
 }

@@ -76,6 +76,29 @@ pub struct UnitState {
     pub sub: String,
     /// How far the machine has got.
     pub phase: Phase,
+    /// When it entered this state, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// The last wish for a restart that was carried out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<u64>,
+    /// Whether it says that it is ready, if it says so at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
+}
+
+/// How far a unit is with running, as far as others wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Activity {
+    /// Not started, or on its way.
+    #[default]
+    Pending,
+    /// Its start was asked for, and it is not running: it is about to start, or has run to its end.
+    Idle,
+    /// Failed.
+    Failed,
+    /// Running and, if it says so, ready.
+    Active,
 }
 
 impl UnitState {
@@ -88,6 +111,20 @@ impl UnitState {
             active: "inactive".into(),
             sub: "dead".into(),
             phase: Phase::Claimed,
+            since: None,
+            restart: None,
+            ready: None,
+        }
+    }
+
+    /// How far the unit is with running.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        match (self.phase, self.active.as_str()) {
+            (_, "failed") => Activity::Failed,
+            (_, "active" | "reloading") if self.ready != Some(false) => Activity::Active,
+            (Phase::Launched, "inactive") => Activity::Idle,
+            _ => Activity::Pending,
         }
     }
 
@@ -99,5 +136,41 @@ impl UnitState {
             Some(Phase::Loaded) => TargetState::Loaded,
             Some(Phase::Launched) => TargetState::Launched,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activity_is_what_others_may_rely_on() {
+        for (phase, active, ready, expect) in [
+            (Phase::Launched, "active", None, Activity::Active),
+            (Phase::Launched, "active", Some(false), Activity::Pending),
+            (Phase::Launched, "active", Some(true), Activity::Active),
+            (Phase::Launched, "reloading", None, Activity::Active),
+            (Phase::Launched, "activating", None, Activity::Pending),
+            (Phase::Launched, "inactive", None, Activity::Idle),
+            (Phase::Loaded, "inactive", None, Activity::Pending),
+            (Phase::Loaded, "active", None, Activity::Active),
+            (Phase::Launched, "failed", None, Activity::Failed),
+        ] {
+            let state = UnitState {
+                active: active.into(),
+                phase,
+                ready,
+                ..UnitState::claim("")
+            };
+            assert_eq!(state.activity(), expect, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn records_of_older_daemons_are_read() {
+        let json =
+            r#"{"hash":"h","load":"loaded","active":"active","sub":"running","phase":"launched"}"#;
+        let state: UnitState = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&state).unwrap(), json);
     }
 }

@@ -186,6 +186,40 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Credentials> {
     })
 }
 
+/// The supplementary groups of a connected unix socket's other end, taken when it connected.
+///
+/// # Errors
+/// As `getsockopt`.
+pub fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    // The kernel allows 65536 of them; it says how many there are when they do not fit.
+    let mut groups: Vec<u32> = vec![0; 64];
+    loop {
+        let mut len = libc::socklen_t::try_from(groups.len() * size_of::<u32>())
+            .map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+        // SAFETY: the kernel stores at most `len` bytes, the size of the buffer.
+        let result = check(unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &mut len,
+            )
+        });
+        let count = len as usize / size_of::<u32>();
+        match result {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
+                groups.resize(count, 0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Sets a socket option that is an int, by its numbers.
 ///
 /// # Errors
@@ -350,6 +384,21 @@ mod tests {
             receive(&b, &mut buffer).unwrap_err().kind(),
             io::ErrorKind::WouldBlock
         );
+    }
+
+    #[test]
+    fn the_peers_groups_are_this_processes_own() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix("Groups:"))
+            .unwrap();
+        let own: Vec<u32> = line
+            .split_whitespace()
+            .map(|g| g.parse().unwrap())
+            .collect();
+        assert_eq!(peer_groups(&a).unwrap(), own);
     }
 
     #[test]

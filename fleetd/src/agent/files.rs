@@ -56,16 +56,25 @@ impl Files {
             // A file that cannot be read gets a hash that no unit has, and so is replaced.
             let hash = UnitFile::parse(&text).map_or_else(|_| String::new(), |file| file.hash());
             let mark = std::fs::read_to_string(self.marks.join(name.as_str()));
-            let launched = mark.is_ok_and(|marked| marked == hash);
+            let mark = mark.unwrap_or_default();
+            let (marked, restart) = mark.split_once(' ').unwrap_or((&mark, ""));
+            let launched = !marked.is_empty() && marked == hash;
             found.insert(
                 name,
                 LocalUnit {
                     hash: hash.into(),
                     launched,
+                    restart: restart.trim_end().parse().unwrap_or(0),
                 },
             );
         }
         Ok(found)
+    }
+
+    /// The text that is in place.
+    #[must_use]
+    pub fn read(&self, name: &UnitName) -> Option<UnitFile> {
+        UnitFile::parse(&std::fs::read_to_string(self.path(name)).ok()?).ok()
     }
 
     /// Puts a unit's file in place; nobody ever sees half of it.
@@ -81,13 +90,22 @@ impl Files {
         write().map_err(failed("write", &path))
     }
 
-    /// Notes, or forgets (`None`), that a unit with this hash was launched.
-    pub fn mark(&self, name: &UnitName, hash: Option<&str>) -> Result<(), FileError> {
+    /// Notes, or forgets (`None`), that a unit with this hash was launched, and for which restart.
+    pub fn mark(&self, name: &UnitName, launched: Option<(&str, u64)>) -> Result<(), FileError> {
         let path = self.marks.join(name.as_str());
-        match hash {
-            Some(hash) => std::fs::write(&path, hash).map_err(failed("write", &path)),
+        match launched {
+            Some((hash, restart)) => {
+                let text = format!("{hash} {restart}\n");
+                std::fs::write(&path, text).map_err(failed("write", &path))
+            }
             None => remove(&path),
         }
+    }
+
+    /// Whether a unit is noted as launched.
+    #[must_use]
+    pub fn is_marked(&self, name: &UnitName) -> bool {
+        self.marks.join(name.as_str()).exists()
     }
 
     /// Takes a unit's file and mark away.
@@ -127,15 +145,18 @@ mod tests {
         let files = open();
         files.write(&a, &file).unwrap();
         files.write(&b, &file).unwrap();
-        files.mark(&a, Some(&file.hash())).unwrap();
-        files.mark(&b, Some("another")).unwrap();
+        files.mark(&a, Some((&file.hash(), 7))).unwrap();
+        files.mark(&b, Some(("another", 0))).unwrap();
         std::fs::write(files.units.join("notes.txt"), "x").unwrap();
         let found = open().scan().unwrap();
         let seen: Vec<_> = found
             .iter()
-            .map(|(n, l)| (n.as_str(), l.launched))
+            .map(|(n, l)| (n.as_str(), l.launched, l.restart))
             .collect();
-        assert_eq!(seen, [("a.service", true), ("b@1.timer", false)]);
+        assert_eq!(seen, [("a.service", true, 7), ("b@1.timer", false, 0)]);
+        // As daemons before restarts wrote it.
+        std::fs::write(files.marks.join("a.service"), file.hash()).unwrap();
+        assert!(files.scan().unwrap()[&a].launched);
         assert_eq!(&*found[&a].hash, file.hash());
         files.remove(&a).unwrap();
         files.remove(&a).unwrap();

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dbus_api::Error as BusError;
+use dbus_api::Properties;
 use dbus_api::asynchronous::Connection;
 use dbus_api::systemd1::{self, Event, JobMode, Verb};
+use dbus_api::wire::Value;
 use etcd_kv::BoxFuture;
 use fleet_model::UnitName;
 use tokio::sync::{Mutex, broadcast, mpsc};
@@ -36,6 +38,15 @@ pub struct ActualState {
     pub sub: String,
 }
 
+/// How a run of a unit that runs to its end has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunEnd {
+    /// Whether the service manager calls it a success.
+    pub success: bool,
+    /// Exit status of the main process, or the signal that ended it; `None` where there was none.
+    pub exit_status: Option<i32>,
+}
+
 /// News of the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
@@ -59,6 +70,12 @@ pub trait ServiceManager: std::fmt::Debug + Send + Sync + 'static {
     fn start(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
     /// Asks for a stop and does not wait for it.
     fn stop(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// The same for a unit that runs to its end; how it ended can be asked for afterwards.
+    fn start_run(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
+    /// How a unit that was started so has ended; `None` if it has not.
+    fn run_end(&self, name: UnitName) -> BoxFuture<'_, Result<Option<RunEnd>, ManagerError>>;
+    /// Kills all processes of a unit.
+    fn kill(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
     /// Stops a unit and waits until it is down. A unit that is not loaded is down.
     fn stop_and_wait(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>>;
     /// Forgets a failure.
@@ -78,6 +95,8 @@ pub trait ServiceManager: std::fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 pub struct Systemd {
     connection: std::sync::Arc<Mutex<Option<Connection>>>,
+    /// Another bus than the system's.
+    bus: Option<String>,
 }
 
 const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
@@ -93,12 +112,28 @@ impl Systemd {
         Self::default()
     }
 
+    /// The manager of the user's session. Connects when first used.
+    #[must_use]
+    pub fn of_user() -> Self {
+        let bus = std::env::var("DBUS_SESSION_BUS_ADDRESS").unwrap_or_else(|_| {
+            let directory = std::env::var("XDG_RUNTIME_DIR").unwrap_or_default();
+            format!("unix:path={directory}/bus")
+        });
+        Self {
+            bus: Some(bus),
+            ..Self::default()
+        }
+    }
+
     async fn connection(&self) -> Result<Connection, BusError> {
         let mut slot = self.connection.lock().await;
         if let Some(connection) = slot.as_ref().filter(|c| !c.is_closed()) {
             return Ok(connection.clone());
         }
-        let connection = Connection::system().await?;
+        let connection = match &self.bus {
+            Some(address) => Connection::bus(address).await?,
+            None => Connection::system().await?,
+        };
         *slot = Some(connection.clone());
         Ok(connection)
     }
@@ -163,6 +198,36 @@ fn judge(error: BusError) -> ManagerError {
     }
 }
 
+/// Reads from a unit's properties how its run has ended. A unit that the manager has forgotten has
+/// ended well: failed ones are kept.
+fn run_end(properties: &Properties) -> Option<RunEnd> {
+    let job = properties.get("Job").and_then(Value::items);
+    let job = job.and_then(|fields| fields.first()?.as_u32());
+    if job.is_some_and(|id| id != 0) {
+        return None;
+    }
+    let state = (
+        properties.str("ActiveState").unwrap_or("inactive"),
+        properties.str("SubState").unwrap_or(""),
+    );
+    let success = match state {
+        ("failed", _) => false,
+        ("inactive", _) | ("active", "exited") => true,
+        _ => return None,
+    };
+    let ran = properties
+        .u64("ExecMainExitTimestampMonotonic")
+        .is_some_and(|time| time != 0);
+    let status = properties.i64("ExecMainStatus");
+    let exit_status = status
+        .filter(|_| ran)
+        .and_then(|status| i32::try_from(status).ok());
+    Some(RunEnd {
+        success,
+        exit_status: exit_status.or(success.then_some(0)),
+    })
+}
+
 impl ServiceManager for Systemd {
     fn link(&self, files: Vec<PathBuf>) -> BoxFuture<'_, Result<(), ManagerError>> {
         Box::pin(async move {
@@ -205,6 +270,44 @@ impl ServiceManager for Systemd {
         Box::pin(async move {
             let call = || systemd1::queue_job(Verb::Stop, name.as_str(), JobMode::Replace);
             self.call(call).await.map(drop)
+        })
+    }
+
+    fn start_run(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        Box::pin(async move {
+            // Without a reference the manager forgets a unit, and its exit status, as soon as it
+            // is down. Where that is not to be had, failures are still kept.
+            if let Err(error) = self.call(|| systemd1::ref_unit(name.as_str())).await {
+                tracing::debug!("no reference to {name}: {}", telemetry::chain(&error));
+            }
+            self.start(name).await
+        })
+    }
+
+    fn run_end(&self, name: UnitName) -> BoxFuture<'_, Result<Option<RunEnd>, ManagerError>> {
+        Box::pin(async move {
+            let properties = self
+                .call(|| systemd1::unit_properties(name.as_str()))
+                .await?;
+            let end = run_end(&properties);
+            if end.is_some() {
+                // There may be none, after the connection was lost.
+                let _ = self.call(|| systemd1::unref_unit(name.as_str())).await;
+            }
+            Ok(end)
+        })
+    }
+
+    fn kill(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
+        const SIGKILL: i32 = 9;
+        Box::pin(async move {
+            match self
+                .call(|| systemd1::kill_unit(name.as_str(), "all", SIGKILL))
+                .await
+            {
+                Err(ManagerError::Refused(error)) if error.name() == Some(NO_SUCH_UNIT) => Ok(()),
+                other => other,
+            }
         })
     }
 
@@ -288,5 +391,40 @@ impl ServiceManager for Systemd {
                 .map(|job| job.job_type);
             Ok((job, system))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_run_is_read_from_properties() {
+        let ended = |success, status| {
+            Some(RunEnd {
+                success,
+                exit_status: status,
+            })
+        };
+        for (job, active, sub, exited, status, expect) in [
+            (0, "inactive", "dead", 5, 0, ended(true, Some(0))),
+            (0, "active", "exited", 5, 0, ended(true, Some(0))),
+            (0, "failed", "failed", 5, 3, ended(false, Some(3))),
+            (0, "failed", "failed", 0, 0, ended(false, None)),
+            (0, "inactive", "dead", 0, 0, ended(true, Some(0))),
+            (7, "inactive", "dead", 5, 0, None),
+            (0, "activating", "start", 0, 0, None),
+            (0, "active", "running", 0, 0, None),
+            (0, "deactivating", "stop-sigterm", 5, 0, None),
+        ] {
+            let mut properties = Properties::default();
+            let job = Value::Struct(vec![Value::U32(job), Value::str("/")]);
+            properties.insert("Job", job);
+            properties.insert("ActiveState", Value::str(active));
+            properties.insert("SubState", Value::str(sub));
+            properties.insert("ExecMainExitTimestampMonotonic", Value::U64(exited));
+            properties.insert("ExecMainStatus", Value::I32(status));
+            assert_eq!(run_end(&properties), expect, "{active}/{sub} {exited}");
+        }
     }
 }

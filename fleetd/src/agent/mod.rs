@@ -13,9 +13,15 @@
 //! ```
 //!
 //! The claim comes first and the record goes last: while this machine has a record of a unit, the
-//! engine gives the unit to nobody else.
+//! engine gives the unit to nobody else. A unit is not loaded again before its old record is gone.
+//!
+//! Units with `Partition=stop` are behind the [`fence`]: they are started only while this machine
+//! holds their record under its lease and that is sure to last. A batch unit that is down after its
+//! start has run to its end: how is written into the registry, and the leader does the rest.
 
+pub mod fence;
 mod files;
+mod finish;
 mod manager;
 mod publisher;
 mod work;
@@ -25,24 +31,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_model::agent::{AgentTask, LocalUnit, Step, Wanted, plan, wanted};
-use fleet_model::{MachineId, Metadata, Phase, UnitName, UnitState, merge_metadata};
-use tokio::sync::{mpsc, oneshot, watch};
+use fleet_model::{
+    MachineId, Metadata, Offer, Partition, Phase, Requirements, TargetState, UnitName, UnitState,
+    merge_metadata,
+};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use fence::Fence;
 pub use files::{FileError, Files};
-pub use manager::{ActualState, ManagerError, News, ServiceManager, Systemd};
-use publisher::{Change, Publisher};
-use work::{Done, Load, Outcome};
+pub use manager::{ActualState, ManagerError, News, RunEnd, ServiceManager, Systemd};
+use publisher::Publisher;
+use work::{Done, Launch, Load};
 
+use crate::announce::{Announcer, Tell};
+use crate::clock::{Clock, rfc3339};
 use crate::presence::Standing;
 use crate::registry::{Mirror, Registry};
 
 /// First pause before failed work is tried again, doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
-/// How long a unit may take to stop at the end of the daemon.
-const FAREWELL: Duration = Duration::from_secs(60);
 
 /// What an agent needs.
 #[derive(Debug)]
@@ -55,12 +65,20 @@ pub struct Context {
     pub me: MachineId,
     /// Its own metadata.
     pub metadata: Metadata,
+    /// Its address as configured; empty: looked up.
+    pub public_ip: String,
+    /// What it offers to units.
+    pub offer: Offer,
     /// Its standing.
     pub standing: watch::Receiver<Standing>,
     /// The service manager.
     pub manager: Arc<dyn ServiceManager>,
     /// Where unit files go.
     pub files: Files,
+    /// What keeps units from running twice.
+    pub fence: Fence,
+    /// The machine's clock.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// A unit that is in place.
@@ -68,6 +86,31 @@ pub struct Context {
 struct Local {
     unit: LocalUnit,
     state: Option<ActualState>,
+    /// When it came into this state, if we were there.
+    since: Option<String>,
+    /// There was news of it since it was looked at whether it has run to its end.
+    news: bool,
+    /// It has run to its end, and that is recorded.
+    ended: bool,
+}
+
+impl Local {
+    fn new(unit: LocalUnit, state: Option<ActualState>) -> Self {
+        Self {
+            unit,
+            state,
+            since: None,
+            news: true,
+            ended: false,
+        }
+    }
+
+    /// Whether its processes are gone, as far as its state tells.
+    fn is_down(&self) -> bool {
+        self.state.as_ref().is_some_and(|state| {
+            matches!(state.active.as_str(), "inactive" | "failed") || state.sub == "exited"
+        })
+    }
 }
 
 /// When failed work is due again.
@@ -82,10 +125,12 @@ struct Retry {
 #[derive(Debug)]
 struct Agent {
     context: Context,
-    publish: mpsc::UnboundedSender<Change>,
+    publish: Tell,
     local: BTreeMap<UnitName, Local>,
     busy: BTreeSet<UnitName>,
     retries: BTreeMap<UnitName, Retry>,
+    /// Units whose record is being taken out of the registry.
+    dropping: BTreeSet<UnitName>,
     work: JoinSet<Done>,
     /// Units of which the service manager may know something new.
     ask: BTreeSet<UnitName>,
@@ -101,14 +146,22 @@ pub type Stop = oneshot::Receiver<bool>;
 /// Runs the agent until it is asked to stop.
 pub async fn run(context: Context, mut stop: Stop) {
     let registry = context.registry.clone();
-    let publish = Publisher::start(registry, context.me.clone(), context.standing.clone());
+    let (publisher, mut dropped) = Publisher::start(
+        registry,
+        context.me.clone(),
+        context.standing.clone(),
+        context.mirror.rewinds(),
+    );
+    let (publish, told) = Tell::new(publisher);
     let mut news = context.manager.news();
+    let mut opened = context.fence.opened();
     let mut agent = Agent {
         context,
         publish,
         local: BTreeMap::new(),
         busy: BTreeSet::new(),
         retries: BTreeMap::new(),
+        dropping: BTreeSet::new(),
         work: JoinSet::new(),
         ask: BTreeSet::new(),
         reload: false,
@@ -117,6 +170,14 @@ pub async fn run(context: Context, mut stop: Stop) {
     if !agent.adopt(&mut stop).await {
         return;
     }
+    Announcer::start(
+        agent.context.registry.clone(),
+        agent.context.me.clone(),
+        agent.context.mirror.clone(),
+        agent.context.standing.clone(),
+        agent.context.public_ip.clone(),
+        told,
+    );
     loop {
         let due = agent.retries.values().filter_map(|r| r.at).min();
         tokio::select! {
@@ -132,6 +193,8 @@ pub async fn run(context: Context, mut stop: Stop) {
                     return;
                 }
             }
+            Ok(()) = opened.changed() => agent.note(&News::Everything),
+            Some(name) = dropped.recv() => drop(agent.dropping.remove(&name)),
             Some(item) = news.recv() => agent.note(&item),
             Some(done) = agent.work.join_next() => match done {
                 Ok(done) => agent.finish(done),
@@ -183,7 +246,18 @@ impl Agent {
                 continue;
             }
             tracing::info!(unit = %name, launched = unit.launched, "adopted {name}");
-            self.local.insert(name.clone(), Local { unit, state });
+            let fenced =
+                self.context.files.read(&name).is_some_and(|file| {
+                    Requirements::of(&name, &file).partition == Partition::Stop
+                });
+            if unit.launched
+                && fenced
+                && let Err(error) = self.context.fence.guard(&name).await
+            {
+                tracing::error!(unit = %name, "{name}: {}", telemetry::chain(&error));
+            }
+            self.local.insert(name.clone(), Local::new(unit, state));
+            self.ask.insert(name.clone());
             self.tell(&name);
         }
         true
@@ -210,16 +284,36 @@ impl Agent {
             Ok(states) => {
                 self.ask.clear();
                 for (name, state) in states {
-                    if let Some(local) = self.local.get_mut(&name)
-                        && local.state.as_ref() != Some(&state)
-                    {
-                        local.state = Some(state);
-                        self.tell(&name);
-                    }
+                    self.note_state(&name, state);
                 }
             }
             // The news task says "everything" when the manager is back.
             Err(error) => tracing::debug!("states: {}", telemetry::chain(&error)),
+        }
+    }
+
+    fn note_state(&mut self, name: &UnitName, state: ActualState) {
+        let Some(local) = self.local.get_mut(name) else {
+            return;
+        };
+        local.news = true;
+        let mut changed = false;
+        if local.state.as_ref() != Some(&state) {
+            let known = local.state.replace(state).is_some();
+            local.since = known.then(|| rfc3339(self.context.clock.wall()));
+            changed = true;
+        }
+        // The guard may have stopped it behind our back.
+        if local.unit.launched
+            && local.is_down()
+            && self.context.fence.holds(name)
+            && !self.context.files.is_marked(name)
+        {
+            local.unit.launched = false;
+            changed = true;
+        }
+        if changed {
+            self.tell(name);
         }
     }
 
@@ -228,6 +322,8 @@ impl Agent {
         let Some(Local {
             unit,
             state: Some(state),
+            since,
+            ..
         }) = self.local.get(name)
         else {
             return;
@@ -243,6 +339,9 @@ impl Agent {
             active: state.active.clone(),
             sub: state.sub.clone(),
             phase,
+            since: since.clone(),
+            restart: Some(unit.restart).filter(|nonce| *nonce > 0),
+            ready: (state.active == "active").then_some(true),
         };
         // The publisher lives as long as we do.
         let _ = self.publish.send((name.clone(), Some(state)));
@@ -253,7 +352,16 @@ impl Agent {
         let none = Metadata::new();
         let overlay = desired.overlays.get(&self.context.me).unwrap_or(&none);
         let metadata = merge_metadata(&self.context.metadata, overlay);
-        wanted(&self.context.me, &metadata, &desired.units)
+        let Context { me, offer, .. } = &self.context;
+        let mut wanted = wanted(me, &metadata, offer, &desired.units);
+        if !self.context.fence.is_open() {
+            for unit in wanted.values_mut() {
+                if unit.partition == Partition::Stop {
+                    unit.target = unit.target.min(TargetState::Loaded);
+                }
+            }
+        }
+        wanted
     }
 
     /// Plans, and starts work for all units that have none under way and are not to wait.
@@ -270,12 +378,13 @@ impl Agent {
             .iter()
             .map(|(n, l)| (n.clone(), l.unit.clone()))
             .collect();
-        let waits = |name: &UnitName| {
-            self.busy.contains(name) || self.retries.get(name).is_some_and(|r| r.at.is_some())
+        let waits = |task: &AgentTask| {
+            self.waits(&task.unit)
+                || (!self.local.contains_key(&task.unit) && self.dropping.contains(&task.unit))
         };
         let tasks: Vec<AgentTask> = plan(&wanted, &have)
             .into_iter()
-            .filter(|t| !waits(&t.unit))
+            .filter(|task| !waits(task))
             .collect();
         let mut loads: BTreeMap<UnitName, Load> = BTreeMap::new();
         for task in tasks {
@@ -295,11 +404,21 @@ impl Agent {
                         load.start = true;
                     }
                 }
-                Step::Start => {
-                    let hash = self.local[&task.unit].unit.hash.clone();
+                Step::Start | Step::Restart => {
+                    let launch = {
+                        let desired = self.context.mirror.read();
+                        let Some(unit) = desired.units.get(&task.unit) else {
+                            continue;
+                        };
+                        Launch::new(unit, wanted[&task.unit].global)
+                    };
                     let parts = self.parts();
                     self.begin(&task.unit.clone(), async move {
-                        parts.start(task.unit, hash).await
+                        if task.step == Step::Restart {
+                            parts.restart(task.unit, launch).await
+                        } else {
+                            parts.start(task.unit, launch).await
+                        }
                     });
                 }
                 Step::Stop => {
@@ -319,11 +438,53 @@ impl Agent {
             }
         }
         self.load(loads);
+        self.settle(&wanted);
         if self.reload && self.busy.is_empty() {
             // Once for all that have gone; a load in between would have done it as well.
             self.reload = false;
             let parts = self.parts();
             self.work.spawn(async move { parts.reload().await });
+        }
+    }
+
+    /// Whether nothing is to be begun on a unit now.
+    fn waits(&self, name: &UnitName) -> bool {
+        self.busy.contains(name) || self.retries.get(name).is_some_and(|r| r.at.is_some())
+    }
+
+    /// Looks at batch units of which there was news: have they run to their end?
+    fn settle(&mut self, wanted: &BTreeMap<UnitName, Wanted>) {
+        let candidates: Vec<UnitName> = self
+            .local
+            .iter()
+            .filter(|(name, local)| {
+                local.news && local.unit.launched && !local.ended && !self.waits(name)
+            })
+            .filter(|(name, local)| {
+                local.is_down() && wanted.get(*name).is_some_and(|wanted| !wanted.ended)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in candidates {
+            let attempts = {
+                let desired = self.context.mirror.read();
+                match desired.units.get(&name) {
+                    Some(unit) if unit.requirements.batch.is_some() => {
+                        unit.result.as_ref().map_or(0, |result| result.attempts)
+                    }
+                    _ => continue,
+                }
+            };
+            if let Some(local) = self.local.get_mut(&name) {
+                local.news = false;
+            }
+            let parts = self.parts();
+            let finished = rfc3339(self.context.clock.wall());
+            self.begin(&name.clone(), async move {
+                parts
+                    .settle(name, attempts.saturating_add(1), finished)
+                    .await
+            });
         }
     }
 
@@ -352,103 +513,8 @@ impl Agent {
             me: self.context.me.clone(),
             manager: self.context.manager.clone(),
             files: self.context.files.clone(),
-        }
-    }
-
-    fn finish(&mut self, done: Done) {
-        for (name, outcome) in done.0 {
-            self.busy.remove(&name);
-            match outcome {
-                Outcome::Loaded { hash, launched } => {
-                    self.retries.remove(&name);
-                    let unit = LocalUnit { hash, launched };
-                    self.local.insert(name.clone(), Local { unit, state: None });
-                    self.ask.insert(name);
-                }
-                Outcome::Launched(launched) => {
-                    self.retries.remove(&name);
-                    if let Some(local) = self.local.get_mut(&name) {
-                        local.unit.launched = launched;
-                    }
-                    self.ask.insert(name.clone());
-                    self.tell(&name);
-                }
-                Outcome::Unloaded => {
-                    self.reload = true;
-                    self.retries.remove(&name);
-                    self.local.remove(&name);
-                    self.ask.remove(&name);
-                    let _ = self.publish.send((name, None));
-                }
-                Outcome::NotOurs => {
-                    // The schedule has changed; the news of it is on its way.
-                    tracing::debug!(unit = %name, "not taken: scheduled elsewhere meanwhile");
-                }
-                Outcome::Failed { what, error, ours } => {
-                    let pause = self.retries.get(&name).map_or(FIRST_RETRY, |r| r.pause * 2);
-                    let pause = pause.min(LONGEST_RETRY);
-                    tracing::error!(unit = %name, "failed to {what} {name}: {error}; \
-                        next try in {} s", pause.as_secs());
-                    self.retries.insert(
-                        name.clone(),
-                        Retry {
-                            at: Some(Instant::now() + pause),
-                            pause,
-                        },
-                    );
-                    if !ours {
-                        let _ = self.publish.send((name, None));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Once, when the registry can be read: drops records of ours that nothing here stands behind.
-    fn sweep(&mut self) {
-        if self.swept || self.context.standing.borrow().lease.is_none() {
-            return;
-        }
-        self.swept = true;
-        let (registry, me) = (self.context.registry.clone(), self.context.me.clone());
-        let have: BTreeSet<UnitName> = self.local.keys().cloned().collect();
-        let wanted: BTreeSet<UnitName> = self.wanted().into_keys().collect();
-        let publish = self.publish.clone();
-        tokio::spawn(async move {
-            match registry.recorded_on(&me).await {
-                Ok(names) => {
-                    for name in names {
-                        if !have.contains(&name) && !wanted.contains(&name) {
-                            let _ = publish.send((name, None));
-                        }
-                    }
-                }
-                Err(error) => tracing::warn!("{}", telemetry::chain(&error)),
-            }
-        });
-    }
-
-    /// The end: everything is stopped and taken away, as far as that works in time.
-    async fn unload_everything(&mut self) {
-        let names: Vec<UnitName> = self.local.keys().cloned().collect();
-        tracing::info!("unloading {} units", names.len());
-        for name in names {
-            if !self.busy.contains(&name) {
-                let parts = self.parts();
-                self.begin(&name.clone(), async move { parts.unload(name).await });
-            }
-        }
-        let end = Instant::now() + FAREWELL;
-        while let Ok(Some(done)) = tokio::time::timeout_at(end, self.work.join_next()).await {
-            if let Ok(done) = done {
-                self.finish(done);
-            }
-        }
-        if self.reload {
-            self.parts().reload().await;
-        }
-        for name in &self.busy {
-            tracing::error!(unit = %name, "{name} did not stop in time");
+            fence: self.context.fence.clone(),
+            lease: self.context.standing.borrow().lease,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Publishing this machine's unit states: on change only, many in one write, and all of them again
-//! after the lease has changed.
+//! after the lease has changed or an older copy of the store was restored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use fleet_model::{MachineId, UnitName, UnitState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use crate::announce::Change;
 use crate::presence::Standing;
 use crate::registry::Registry;
 
@@ -16,41 +17,49 @@ use crate::registry::Registry;
 const BATCH: usize = 100;
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// One unit's state, or that it is here no more.
-pub type Change = (UnitName, Option<UnitState>);
-
 /// The task that publishes.
 #[derive(Debug)]
 pub struct Publisher {
     registry: Registry,
     me: MachineId,
     standing: watch::Receiver<Standing>,
+    rewinds: watch::Receiver<u64>,
     changes: mpsc::UnboundedReceiver<Change>,
     current: BTreeMap<UnitName, UnitState>,
     dirty: BTreeSet<UnitName>,
     lease: Option<Lease>,
+    /// Units whose record is gone for good.
+    dropped: mpsc::UnboundedSender<UnitName>,
 }
 
 impl Publisher {
-    /// Starts it; what is sent to the channel gets published when it can be.
+    /// Starts it; what is sent to the channel gets published when it can be. Names of units whose
+    /// record is gone come back.
     #[must_use]
     pub fn start(
         registry: Registry,
         me: MachineId,
         standing: watch::Receiver<Standing>,
-    ) -> mpsc::UnboundedSender<Change> {
+        rewinds: watch::Receiver<u64>,
+    ) -> (
+        mpsc::UnboundedSender<Change>,
+        mpsc::UnboundedReceiver<UnitName>,
+    ) {
         let (tx, changes) = mpsc::unbounded_channel();
+        let (dropped, gone) = mpsc::unbounded_channel();
         let publisher = Self {
             registry,
             me,
             standing,
+            rewinds,
             changes,
             current: BTreeMap::new(),
             dirty: BTreeSet::new(),
             lease: None,
+            dropped,
         };
         tokio::spawn(publisher.run());
-        tx
+        (tx, gone)
     }
 
     async fn run(mut self) {
@@ -68,6 +77,12 @@ impl Publisher {
                     if changed.is_err() {
                         return;
                     }
+                }
+                changed = self.rewinds.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.dirty.extend(self.current.keys().cloned());
                 }
             }
             self.check_lease();
@@ -119,8 +134,12 @@ impl Publisher {
             .collect();
         match self.registry.publish(&self.me, &batch, lease).await {
             Ok(()) => {
-                for (name, _) in &batch {
-                    self.dirty.remove(name);
+                for (name, state) in batch {
+                    self.dirty.remove(&name);
+                    if state.is_none() {
+                        // The agent may have ended.
+                        let _ = self.dropped.send(name);
+                    }
                 }
                 true
             }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use etcd_kv::Lease;
-use fleet_model::agent::AgentUnit;
-use fleet_model::{MachineId, UnitFile, UnitName};
+use fleet_model::agent::{AgentUnit, LocalUnit};
+use fleet_model::{BatchResult, MachineId, Outcome as Verdict, Partition, UnitFile, UnitName};
 
+use super::fence::Fence;
 use super::files::Files;
 use super::manager::{ManagerError, ServiceManager};
 use crate::registry::Registry;
@@ -18,14 +19,39 @@ pub(super) struct Parts {
     pub(super) me: MachineId,
     pub(super) manager: Arc<dyn ServiceManager>,
     pub(super) files: Files,
+    pub(super) fence: Fence,
+    pub(super) lease: Option<Lease>,
+}
+
+/// How a unit is to be started.
+#[derive(Debug, Clone)]
+pub(super) struct Launch {
+    hash: Arc<str>,
+    restart: u64,
+    global: bool,
+    /// Only while the lease is sure.
+    fenced: bool,
+    /// It runs to its end.
+    batch: bool,
+}
+
+impl Launch {
+    pub(super) fn new(unit: &AgentUnit, global: bool) -> Self {
+        Self {
+            hash: unit.hash.clone(),
+            restart: unit.restart,
+            global,
+            fenced: unit.requirements.partition == Partition::Stop,
+            batch: unit.requirements.batch.is_some(),
+        }
+    }
 }
 
 /// A unit to be loaded.
 #[derive(Debug)]
 pub(super) struct Load {
     file: Arc<UnitFile>,
-    hash: Arc<str>,
-    global: bool,
+    launch: Launch,
     /// Start it too.
     pub(super) start: bool,
 }
@@ -34,8 +60,7 @@ impl Load {
     pub(super) fn new(unit: &AgentUnit, global: bool) -> Self {
         Self {
             file: unit.file.clone(),
-            hash: unit.hash.clone(),
-            global,
+            launch: Launch::new(unit, global),
             start: false,
         }
     }
@@ -49,13 +74,23 @@ pub(super) struct Done(pub(super) Vec<(UnitName, Outcome)>);
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It is in place.
-    Loaded { hash: Arc<str>, launched: bool },
-    /// Its start (or stop) was asked for.
-    Launched(bool),
+    Loaded(LocalUnit),
+    /// Its start was asked for, which counts as this restart.
+    Started { restart: u64 },
+    /// Its stop was asked for.
+    Stopped,
     /// It is gone.
     Unloaded,
     /// The schedule gave it to another machine meanwhile.
     NotOurs,
+    /// It may not be started at the moment.
+    Held,
+    /// It has run to its end, and that is recorded.
+    Ended,
+    /// It has not run to its end.
+    Runs,
+    /// The registry has a record of it from this machine.
+    Recorded,
     /// It did not work. `ours` tells whether it is still in place.
     Failed {
         what: &'static str,
@@ -100,26 +135,21 @@ impl Parts {
             return Done(done);
         }
         for (name, load) in placed {
-            let launched = load.start;
-            if launched && let Err(outcome) = self.launch(&name, &load.hash).await {
+            let mut unit = LocalUnit {
+                hash: load.launch.hash.clone(),
+                launched: load.start,
+                restart: load.launch.restart,
+            };
+            if load.start
+                && let Err(outcome) = self.launch(&name, &load.launch).await
+            {
                 // It is loaded at least; the next plan starts it when the time has come.
-                done.push((
-                    name.clone(),
-                    Outcome::Loaded {
-                        hash: load.hash,
-                        launched: false,
-                    },
-                ));
+                unit.launched = false;
+                done.push((name.clone(), Outcome::Loaded(unit)));
                 done.push((name, outcome));
                 continue;
             }
-            done.push((
-                name,
-                Outcome::Loaded {
-                    hash: load.hash,
-                    launched,
-                },
-            ));
+            done.push((name, Outcome::Loaded(unit)));
         }
         Done(done)
     }
@@ -128,7 +158,7 @@ impl Parts {
     async fn place(&self, name: &UnitName, load: &Load, lease: Lease) -> Result<(), Outcome> {
         let claim = self
             .registry
-            .claim(name, &self.me, load.global, &load.hash, lease)
+            .claim(name, &self.me, load.launch.global, &load.launch.hash, lease)
             .await;
         match claim {
             Ok(true) => {}
@@ -160,11 +190,27 @@ impl Parts {
         outcome
     }
 
-    async fn launch(&self, name: &UnitName, hash: &str) -> Result<(), Outcome> {
+    async fn launch(&self, name: &UnitName, launch: &Launch) -> Result<(), Outcome> {
+        let refused = |error: &(dyn std::error::Error + 'static)| failed("start", error, true);
+        if launch.fenced {
+            self.fence.guard(name).await.map_err(|e| refused(&e))?;
+            let Some(lease) = self.lease else {
+                return Err(Outcome::Held);
+            };
+            let held = self.registry.holds(name, &self.me, launch.global, lease);
+            if !held.await.map_err(|e| refused(&e))? || !self.fence.is_open() {
+                return Err(Outcome::Held);
+            }
+        }
+        let mark = Some((&*launch.hash, launch.restart));
+        if launch.batch {
+            // Marked last: one that was not started must not count as having run.
+            let started = self.manager.start_run(name.clone()).await;
+            started.map_err(|e| refused(&e))?;
+            return self.files.mark(name, mark).map_err(|e| refused(&e));
+        }
         // Marked first: a daemon that dies in between must not start it a second time.
-        self.files
-            .mark(name, Some(hash))
-            .map_err(|e| failed("start", &e, true))?;
+        self.files.mark(name, mark).map_err(|e| refused(&e))?;
         match self.manager.start(name.clone()).await {
             Ok(()) => Ok(()),
             Err(error @ ManagerError::Refused(_)) => {
@@ -180,10 +226,53 @@ impl Parts {
     }
 
     /// Asks for the start of a unit that is in place.
-    pub(super) async fn start(self, name: UnitName, hash: Arc<str>) -> Done {
-        let outcome = match self.launch(&name, &hash).await {
-            Ok(()) => Outcome::Launched(true),
+    pub(super) async fn start(self, name: UnitName, launch: Launch) -> Done {
+        let outcome = match self.launch(&name, &launch).await {
+            Ok(()) => Outcome::Started {
+                restart: launch.restart,
+            },
             Err(outcome) => outcome,
+        };
+        Done::one(name, outcome)
+    }
+
+    /// Stops a unit, waits until it is down, and asks for its start.
+    pub(super) async fn restart(self, name: UnitName, launch: Launch) -> Done {
+        if let Err(error) = self.manager.stop_and_wait(name.clone()).await {
+            return Done::one(name, failed("restart", &error, true));
+        }
+        // A start limit that was reached must not refuse what an operator asks for.
+        let _ = self.manager.reset_failed(name.clone()).await;
+        self.start(name, launch).await
+    }
+
+    /// Finds out whether a batch unit has run to its end, and records how.
+    pub(super) async fn settle(self, name: UnitName, attempts: u32, finished: String) -> Done {
+        let outcome = match self.manager.run_end(name.clone()).await {
+            Ok(None) => Outcome::Runs,
+            Ok(Some(end)) => {
+                let result = BatchResult {
+                    outcome: if end.success {
+                        Verdict::Success
+                    } else {
+                        Verdict::Failure
+                    },
+                    exit_status: end.exit_status.unwrap_or(-1),
+                    attempts,
+                    machine: self.me.to_string(),
+                    finished,
+                };
+                match self.registry.record_result(&name, &self.me, &result).await {
+                    Ok(true) => {
+                        tracing::info!(unit = %name, ?result, "{name} has run to its end");
+                        Outcome::Ended
+                    }
+                    // Taken away meanwhile: nobody wants to know.
+                    Ok(false) => Outcome::Ended,
+                    Err(error) => failed("record the end of", &error, true),
+                }
+            }
+            Err(error) => failed("find out about the end of", &error, true),
         };
         Done::one(name, outcome)
     }
@@ -192,7 +281,7 @@ impl Parts {
     pub(super) async fn stop(self, name: UnitName) -> Done {
         let outcome = match self.manager.stop(name.clone()).await {
             Ok(()) => match self.files.mark(&name, None) {
-                Ok(()) => Outcome::Launched(false),
+                Ok(()) => Outcome::Stopped,
                 Err(error) => failed("stop", &error, true),
             },
             Err(error) => failed("stop", &error, true),
@@ -211,6 +300,7 @@ impl Parts {
         if let Err(error) = self.files.remove(&name) {
             return Done::one(name, failed("unload", &error, true));
         }
+        self.fence.release(&name).await;
         Done::one(name, Outcome::Unloaded)
     }
 

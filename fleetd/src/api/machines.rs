@@ -1,12 +1,19 @@
 //! `machines`: who is there, and the operator's overlay of their metadata.
 
 use fleet_model::wire;
-use fleet_model::{MachineId, Metadata, merge_metadata};
+use fleet_model::{Machine, MachineId, Metadata, merge_metadata};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
 use super::paging::Page;
-use super::{Api, Reply, read_json};
+use super::request::read_json;
+use super::{Api, Reply};
+use crate::registry::Registry;
+
+/// Changes in one request.
+const MAX_PATCHES: usize = 256;
+/// Bytes of one value.
+const MAX_VALUE: usize = 1024;
 
 impl Api {
     pub(super) async fn list_machines(&self, query: &str) -> Reply {
@@ -22,13 +29,9 @@ impl Api {
         let none = Metadata::new();
         let machines = machines
             .into_iter()
-            .map(|(id, machine)| wire::Machine {
-                metadata: merge_metadata(
-                    &machine.metadata,
-                    desired.overlays.get(&id).unwrap_or(&none),
-                ),
-                id: id.to_string(),
-                primary_ip: machine.public_ip,
+            .map(|(id, machine)| {
+                let overlay = desired.overlays.get(&id).unwrap_or(&none);
+                to_wire(&id, &machine, merge_metadata(&machine.metadata, overlay))
             })
             .collect();
         let (machines, next_page_token) = page.cut(machines);
@@ -43,6 +46,9 @@ impl Api {
             Ok(patches) => patches,
             Err(reply) => return reply,
         };
+        if patches.len() > MAX_PATCHES {
+            return Reply::bad_request(format!("more than {MAX_PATCHES} changes at once"));
+        }
         // All are checked before the first is applied.
         let changes: Result<Vec<_>, _> = patches.iter().map(check).collect();
         let changes = match changes {
@@ -57,6 +63,24 @@ impl Api {
             Err(error) => Reply::failed(&error),
         }
     }
+}
+
+pub(super) fn to_wire(id: &MachineId, machine: &Machine, metadata: Metadata) -> wire::Machine {
+    wire::Machine {
+        id: id.to_string(),
+        primary_ip: machine.public_ip.clone(),
+        metadata,
+    }
+}
+
+/// ` (ADDRESS)` of a machine, if it is present and has one.
+pub(super) async fn address_of(registry: &Registry, id: &MachineId) -> String {
+    let machines = registry.machines().await.unwrap_or_default();
+    machines
+        .into_iter()
+        .find(|(there, machine)| there == id && !machine.public_ip.is_empty())
+        .map(|(_, machine)| format!(" ({})", machine.public_ip))
+        .unwrap_or_default()
 }
 
 fn check(patch: &wire::MetadataPatch) -> Result<(MachineId, String, Option<String>), String> {
@@ -76,6 +100,12 @@ fn check(patch: &wire::MetadataPatch) -> Result<(MachineId, String, Option<Strin
         .map(wire::PatchValue::as_str)
         .filter(|v| !v.is_empty());
     let value = match (patch.op.as_str(), value) {
+        ("add" | "replace", Some(value)) if value.len() > MAX_VALUE => {
+            return Err(format!("invalid value: longer than {MAX_VALUE} bytes"));
+        }
+        ("add" | "replace", Some(value)) if value.chars().any(char::is_control) => {
+            return Err("invalid value: it has a control character".into());
+        }
         ("add" | "replace", Some(value)) => Some(value.to_owned()),
         ("add" | "replace", None) => {
             return Err(format!(

@@ -4,7 +4,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 
-use super::{Reply, query_values};
+use super::Reply;
+use super::request::query_values;
 
 /// A page asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,14 @@ impl Page {
         let [p0, p1] = self.number.to_le_bytes();
         URL_SAFE.encode([l0, l1, p0, p1])
     }
+}
+
+/// The page that a query asks for, if its token is one of ours. For fuzzing; the API answers with
+/// what is wrong.
+#[must_use]
+pub fn page_number(query: &str, limit: u16) -> Option<u16> {
+    let page = Page::from_query(query, limit).ok()?;
+    Some(page.number)
 }
 
 #[cfg(test)]

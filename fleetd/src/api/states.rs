@@ -5,7 +5,8 @@ use fleet_model::{MachineId, Phase, UnitName, UnitState};
 use hyper::StatusCode;
 
 use super::paging::Page;
-use super::{Api, Reply, query_values};
+use super::request::query_values;
+use super::{Api, Reply};
 
 impl Api {
     pub(super) async fn list_states(&self, query: &str) -> Reply {
@@ -13,8 +14,12 @@ impl Api {
             Ok(page) => page,
             Err(reply) => return reply,
         };
-        let machine = query_values(query, "machineID").into_iter().next();
-        let unit = query_values(query, "unitName").into_iter().next();
+        // The first value counts, and an empty one is none.
+        let filter = |key| {
+            let first = query_values(query, key).into_iter().next();
+            first.filter(|value| !value.is_empty())
+        };
+        let (machine, unit) = (filter("machineID"), filter("unitName"));
         let name = unit.as_deref().map(UnitName::parse);
         let read = match &name {
             // No unit can have that name.
@@ -54,7 +59,9 @@ impl Api {
     }
 }
 
-fn to_wire((name, machine, state): &(UnitName, MachineId, UnitState)) -> wire::UnitState {
+pub(super) fn to_wire(
+    (name, machine, state): &(UnitName, MachineId, UnitState),
+) -> wire::UnitState {
     wire::UnitState {
         name: name.to_string(),
         hash: state.hash.clone(),

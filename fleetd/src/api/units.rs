@@ -1,22 +1,31 @@
 //! `units`: what is wished for.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use fleet_model::agent::AgentUnit;
 use fleet_model::wire;
-use fleet_model::{MachineId, TargetState, UnitFile, UnitName, UnitState, validate_options};
+use fleet_model::{
+    MachineId, TargetState, UnitFile, UnitName, UnitOption, UnitState, validate_unit,
+};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap};
+use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 
 use super::paging::Page;
-use super::{Api, Reply, read_json};
+use super::request::{is_json, read_json};
+use super::{Api, Original, Reply};
 use crate::registry::RegistryError;
 
 /// How often a write is decided again because somebody else was faster.
 const TRIES: usize = 4;
 
-type Records = BTreeMap<(UnitName, MachineId), UnitState>;
+/// Options of one unit.
+const MAX_OPTIONS: usize = 4096;
+/// Bytes of one unit's text. etcd takes no more than 1.5 MiB in one request.
+const MAX_TEXT: usize = 512 << 10;
+
+pub(super) type Records = BTreeMap<(UnitName, MachineId), UnitState>;
 
 impl Api {
     pub(super) async fn list_units(&self, query: &str) -> Reply {
@@ -44,7 +53,7 @@ impl Api {
         })
     }
 
-    pub(super) async fn get_unit(&self, name: &str) -> Reply {
+    pub(super) async fn get_unit(&self, name: &str, headers: &HeaderMap) -> Reply {
         let found = self
             .mirror
             .read()
@@ -55,12 +64,22 @@ impl Api {
             return Reply::error(StatusCode::NOT_FOUND, "unit does not exist");
         };
         match self.records(&name, &name).await {
-            Ok(records) => Reply::json(&to_wire(&name, &unit, &records)),
+            Ok(records) => {
+                let mut unit = to_wire(&name, &unit, &records);
+                if Original::is(headers) {
+                    self.original.show(&mut unit, Instant::now());
+                }
+                Reply::json(&unit)
+            }
             Err(error) => Reply::failed(&error),
         }
     }
 
-    async fn records(&self, first: &UnitName, last: &UnitName) -> Result<Records, RegistryError> {
+    pub(super) async fn records(
+        &self,
+        first: &UnitName,
+        last: &UnitName,
+    ) -> Result<Records, RegistryError> {
         let states = self.registry.states(Some((first, last))).await?;
         Ok(states
             .into_iter()
@@ -95,6 +114,7 @@ impl Api {
             let message = "only \"application/json\" is supported as Content-Type";
             return Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
         }
+        let original = Original::is(request.headers());
         let unit: wire::Unit = match read_json(request.into_body()).await {
             Ok(unit) => unit,
             Err(reply) => return reply,
@@ -103,6 +123,13 @@ impl Api {
             Ok(put) => put,
             Err(reply) => return reply,
         };
+        let active = put.target.is_some_and(|t| t != TargetState::Inactive);
+        if let Some(why) = self.no_manager.as_ref().filter(|_| active) {
+            return Reply::error(StatusCode::CONFLICT, why);
+        }
+        if original && put.target == Some(TargetState::Loaded) && self.is_launched(&put.name) {
+            self.original.stopped(&put.name, Instant::now());
+        }
         for left in (0..TRIES).rev() {
             match self.try_put(&put).await {
                 Ok(Some(reply)) => return reply,
@@ -115,6 +142,14 @@ impl Api {
             }
         }
         Reply::error(StatusCode::CONFLICT, "the unit is being changed by others")
+    }
+
+    fn is_launched(&self, name: &UnitName) -> bool {
+        let desired = self.mirror.read();
+        desired
+            .units
+            .get(name)
+            .is_some_and(|u| u.target == TargetState::Launched)
     }
 
     /// Decides by what is there now. `Ok(None)` if that has changed meanwhile.
@@ -192,6 +227,15 @@ impl Put {
             return Err(Reply::bad_request(message));
         }
         let name = UnitName::parse(path_name).map_err(|e| Reply::bad_request(e.to_string()))?;
+        if unit.options.len() > MAX_OPTIONS {
+            let message = format!("unit has more than {MAX_OPTIONS} options");
+            return Err(Reply::bad_request(message));
+        }
+        let length = |o: &UnitOption| o.section.len() + o.name.len() + o.value.len();
+        if unit.options.iter().map(length).sum::<usize>() > MAX_TEXT {
+            let message = format!("unit is larger than {MAX_TEXT} bytes");
+            return Err(Reply::bad_request(message));
+        }
         let file = match unit.options {
             options if options.is_empty() => None,
             options => Some(
@@ -210,7 +254,7 @@ impl Put {
 
     /// What is wrong with a text to be stored.
     fn check_new(&self, file: &UnitFile) -> Option<Reply> {
-        match validate_options(file) {
+        match validate_unit(&self.name, file) {
             Err(error) => Some(Reply::bad_request(error.to_string())),
             Ok(()) => self.check_activation(),
         }
@@ -225,17 +269,7 @@ impl Put {
     }
 }
 
-/// Exactly one Content-Type, and it is JSON, with or without parameters.
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(value), None) = (values.next(), values.next()) else {
-        return false;
-    };
-    let media = value.to_str().unwrap_or("").split(';').next().unwrap_or("");
-    media.trim().eq_ignore_ascii_case("application/json")
-}
-
-fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> wire::Unit {
+pub(super) fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> wire::Unit {
     let record = unit
         .scheduled
         .as_ref()

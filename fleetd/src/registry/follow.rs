@@ -17,12 +17,16 @@ pub enum Update {
     Changes(Vec<Event>, i64),
 }
 
-/// A range being followed. Without etcd it waits; after a compaction it begins afresh.
+/// A range being followed. Without etcd it waits; after a compaction, or when an older copy of the
+/// store was restored, it begins afresh.
 #[derive(Debug)]
 pub struct Follow {
     keys: Keys,
     watch: Option<Watch>,
     pause: Duration,
+    /// Newest revision seen.
+    seen: i64,
+    rewinds: u64,
 }
 
 impl Follow {
@@ -33,7 +37,16 @@ impl Follow {
             keys,
             watch: None,
             pause: FIRST_PAUSE,
+            seen: 0,
+            rewinds: 0,
         }
+    }
+
+    /// How often the store turned out to be an older copy of itself, as of the last update. What was
+    /// written before is then no longer certain to be there.
+    #[must_use]
+    pub fn rewinds(&self) -> u64 {
+        self.rewinds
     }
 
     /// The next update. Safe to cancel.
@@ -44,16 +57,22 @@ impl Follow {
                     Ok(first) => {
                         let (mut events, mut revision) = (first.events, first.revision);
                         // Whatever has piled up is dealt with at once.
-                        while let Some(Ok(more)) = watch.try_next() {
-                            events.extend(more.events);
-                            revision = more.revision;
+                        while let Some(more) = watch.try_next() {
+                            match more {
+                                Ok(more) => {
+                                    events.extend(more.events);
+                                    revision = more.revision;
+                                }
+                                Err(error) => {
+                                    self.begin_afresh(&error);
+                                    break;
+                                }
+                            }
                         }
+                        self.seen = self.seen.max(revision);
                         return Update::Changes(events, revision);
                     }
-                    Err(error) => {
-                        tracing::info!(%error, "reading the registry afresh");
-                        self.watch = None;
-                    }
+                    Err(error) => self.begin_afresh(&error),
                 }
             }
             match self.read(kv).await {
@@ -70,8 +89,22 @@ impl Follow {
         }
     }
 
+    fn begin_afresh(&mut self, error: &KvError) {
+        tracing::info!(%error, "reading the registry afresh");
+        self.watch = None;
+        if matches!(error, KvError::Rewound { .. }) {
+            // Whatever is read now counts as older.
+            self.seen = i64::MAX;
+        }
+    }
+
     async fn read(&mut self, kv: &dyn Kv) -> Result<Update, KvError> {
         let all = kv.range(Range::new(self.keys.clone())).await?;
+        if all.revision < self.seen {
+            tracing::warn!("the registry is an older copy of itself; publishing everything anew");
+            self.rewinds += 1;
+        }
+        self.seen = all.revision;
         let request = WatchRequest::from(self.keys.clone(), all.revision + 1);
         self.watch = Some(kv.watch(request).await?);
         Ok(Update::All(all.kvs, all.revision))

@@ -10,15 +10,23 @@
 //! | `job/NAME/unit` | the unit's text | until destroyed |
 //! | `job/NAME/target` | `inactive`, `loaded`, `launched` | until destroyed |
 //! | `job/NAME/schedule` | machine ID | written by the leader only |
+//! | `job/NAME/restart` | decimal nonce; a new one asks for a restart | until destroyed |
+//! | `job/NAME/result` | JSON: [`fleet_model::BatchResult`] of a batch unit | until started anew or destroyed |
+//! | `cordon/MACHINE` | JSON: [`Cordon`] | until lifted |
 //! | `metadata/MACHINE/KEY` | text; empty hides the key | permanent |
+//! | `rebalance` | JSON: [`Rebalance`] | until the leader has done it |
 //! | `presence/MACHINE` | JSON: address, metadata, version | the machine's lease |
 //! | `state/NAME/MACHINE` | JSON: [`UnitState`] | the machine's lease |
+//! | `announce/SERVICE/UNIT/MACHINE` | JSON: [`Announcement`] | the machine's lease |
 //!
-//! Wishes (`job/`, `metadata/`) are one range, so one watch follows them. A unit's text is in its
-//! own record: nothing is left behind when it is destroyed. Nothing is written that does not change.
+//! Wishes (`cordon/`, `job/`, `metadata/`) are one range, so one watch follows them. All that is
+//! known of a unit is below its name: nothing is left behind when it is destroyed. Nothing is
+//! written that does not change. Values that no daemon can have written are ignored with a warning.
 
 mod follow;
+mod keys;
 mod mirror;
+mod orders;
 
 use std::sync::Arc;
 
@@ -26,7 +34,11 @@ use etcd_kv::{Compare, Keys, Kv, KvError, Lease, Op, Range, Txn};
 use fleet_model::{Machine, MachineId, TargetState, UnitFile, UnitName, UnitState};
 
 pub use follow::{Follow, Update};
+pub use keys::Key;
+use keys::Layout;
 pub use mirror::{Desired, Mirror};
+use orders::read_record;
+pub use orders::{Announcement, Cordon, Rebalance};
 
 /// Format of the keys that this daemon knows.
 const FORMAT: u32 = 1;
@@ -68,30 +80,11 @@ impl RegistryError {
     }
 }
 
-/// A key of the registry, read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
-    /// `job/NAME/unit`.
-    Unit(UnitName),
-    /// `job/NAME/target`.
-    Target(UnitName),
-    /// `job/NAME/schedule`.
-    Schedule(UnitName),
-    /// `metadata/MACHINE/KEY`.
-    Overlay(MachineId, String),
-    /// `presence/MACHINE`.
-    Presence(MachineId),
-    /// `state/NAME/MACHINE`.
-    State(UnitName, MachineId),
-    /// Something else.
-    Other,
-}
-
 /// Access to one cluster's registry. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Registry {
     kv: Arc<dyn Kv>,
-    prefix: Arc<str>,
+    layout: Layout,
 }
 
 impl Registry {
@@ -100,7 +93,7 @@ impl Registry {
     pub fn new(kv: Arc<dyn Kv>, prefix: &str) -> Self {
         Self {
             kv,
-            prefix: format!("{prefix}v3/").into(),
+            layout: Layout::new(prefix),
         }
     }
 
@@ -110,72 +103,40 @@ impl Registry {
         &*self.kv
     }
 
-    fn key(&self, rest: &str) -> String {
-        format!("{}{rest}", self.prefix)
-    }
-
-    fn job(&self, name: &UnitName, leaf: &str) -> String {
-        format!("{}job/{name}/{leaf}", self.prefix)
-    }
-
     /// Key of a machine's presence.
     #[must_use]
     pub fn presence_key(&self, machine: &MachineId) -> String {
-        format!("{}presence/{machine}", self.prefix)
-    }
-
-    fn state_key(&self, name: &UnitName, machine: &MachineId) -> String {
-        format!("{}state/{name}/{machine}", self.prefix)
+        self.layout.presence(machine)
     }
 
     /// Key of the engine's leader.
     #[must_use]
     pub fn leader_key(&self) -> String {
-        self.key("engine/leader")
+        self.layout.key("engine/leader")
     }
 
-    /// The wishes: units and metadata overlays.
+    /// The wishes: cordons, units and metadata overlays.
     #[must_use]
     pub fn wishes(&self) -> Keys {
-        Keys::Between(self.key("job/").into(), self.key("presence/").into())
+        self.layout.wishes()
     }
 
     /// Everything.
     #[must_use]
     pub fn everything(&self) -> Keys {
-        Keys::prefix(&*self.prefix)
+        Keys::prefix(self.layout.prefix())
     }
 
     /// Understands a key.
     #[must_use]
     pub fn read_key(&self, key: &[u8]) -> Key {
-        let rest = std::str::from_utf8(key)
-            .ok()
-            .and_then(|k| k.strip_prefix(&*self.prefix));
-        let parts: Vec<&str> = rest.map_or(Vec::new(), |r| r.split('/').collect());
-        let unit = |text: &str| UnitName::parse(text).ok();
-        match parts[..] {
-            ["job", name, leaf] => match (unit(name), leaf) {
-                (Some(name), "unit") => Key::Unit(name),
-                (Some(name), "target") => Key::Target(name),
-                (Some(name), "schedule") => Key::Schedule(name),
-                _ => Key::Other,
-            },
-            ["metadata", machine, key] => MachineId::parse(machine)
-                .map_or(Key::Other, |machine| Key::Overlay(machine, key.to_owned())),
-            ["presence", machine] => MachineId::parse(machine).map_or(Key::Other, Key::Presence),
-            ["state", name, machine] => match (unit(name), MachineId::parse(machine)) {
-                (Some(name), Some(machine)) => Key::State(name, machine),
-                _ => Key::Other,
-            },
-            _ => Key::Other,
-        }
+        self.layout.read(key)
     }
 
     /// Writes the format if there is none, and refuses a newer one.
     pub async fn check_format(&self) -> Result<(), RegistryError> {
-        let key = self.key("format");
-        let version = self.key("engine/version");
+        let key = self.layout.key("format");
+        let version = self.layout.key("engine/version");
         let txn = Txn::new()
             .when(Compare::missing(key.as_str()))
             .then(Op::put(key.as_str(), FORMAT.to_string()))
@@ -194,7 +155,7 @@ impl Registry {
         match found {
             Some(found) if !found.parse::<u32>().is_ok_and(|f| f <= FORMAT) => {
                 Err(RegistryError::Format {
-                    prefix: self.prefix.to_string(),
+                    prefix: self.layout.prefix().to_owned(),
                     found: found.into(),
                 })
             }
@@ -204,7 +165,7 @@ impl Registry {
 
     /// The engine version that the cluster demands.
     pub async fn engine_version(&self) -> Result<u32, RegistryError> {
-        let kv = self.kv.get(self.key("engine/version")).await;
+        let kv = self.kv.get(self.layout.key("engine/version")).await;
         let kv = kv.map_err(RegistryError::kv("read the engine version"))?;
         Ok(kv
             .and_then(|kv| kv.value_str().parse().ok())
@@ -219,9 +180,9 @@ impl Registry {
         target: TargetState,
     ) -> Result<Option<i64>, RegistryError> {
         let txn = Txn::new()
-            .when(Compare::missing(self.job(name, "unit")))
-            .then(Op::put(self.job(name, "unit"), file.to_string()))
-            .then(Op::put(self.job(name, "target"), target.as_str()));
+            .when(Compare::missing(self.layout.job(name, "unit")))
+            .then(Op::put(self.layout.job(name, "unit"), file.to_string()))
+            .then(Op::put(self.layout.job(name, "target"), target.as_str()));
         let reply = self
             .kv
             .txn(txn)
@@ -230,7 +191,8 @@ impl Registry {
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
-    /// Gives a unit another text and target; `None` if there is no such unit.
+    /// Gives a unit another text and target; `None` if there is no such unit. A result of the old
+    /// text goes.
     pub async fn replace(
         &self,
         name: &UnitName,
@@ -238,9 +200,10 @@ impl Registry {
         target: TargetState,
     ) -> Result<Option<i64>, RegistryError> {
         let txn = Txn::new()
-            .when(Compare::exists(self.job(name, "unit")))
-            .then(Op::put(self.job(name, "unit"), file.to_string()))
-            .then(Op::put(self.job(name, "target"), target.as_str()));
+            .when(Compare::exists(self.layout.job(name, "unit")))
+            .then(Op::put(self.layout.job(name, "unit"), file.to_string()))
+            .then(Op::put(self.layout.job(name, "target"), target.as_str()))
+            .then(Op::delete(self.layout.job(name, "result")));
         let reply = self
             .kv
             .txn(txn)
@@ -249,15 +212,19 @@ impl Registry {
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
-    /// Sets what is wanted of a unit; `None` if there is no such unit.
+    /// Sets what is wanted of a unit; `None` if there is no such unit. Launching one that has run to
+    /// completion starts it anew, so its result goes.
     pub async fn set_target(
         &self,
         name: &UnitName,
         target: TargetState,
     ) -> Result<Option<i64>, RegistryError> {
-        let txn = Txn::new()
-            .when(Compare::exists(self.job(name, "unit")))
-            .then(Op::put(self.job(name, "target"), target.as_str()));
+        let mut txn = Txn::new()
+            .when(Compare::exists(self.layout.job(name, "unit")))
+            .then(Op::put(self.layout.job(name, "target"), target.as_str()));
+        if target == TargetState::Launched {
+            txn = txn.then(Op::delete(self.layout.job(name, "result")));
+        }
         let reply = self
             .kv
             .txn(txn)
@@ -268,9 +235,9 @@ impl Registry {
 
     /// Removes a unit; `None` if there is no such unit.
     pub async fn destroy(&self, name: &UnitName) -> Result<Option<i64>, RegistryError> {
-        let keys = Keys::prefix(self.job(name, ""));
+        let keys = Keys::prefix(self.layout.job(name, ""));
         let txn = Txn::new()
-            .when(Compare::exists(self.job(name, "unit")))
+            .when(Compare::exists(self.layout.job(name, "unit")))
             .then(Op::Delete {
                 keys,
                 previous: false,
@@ -287,7 +254,7 @@ impl Registry {
     #[must_use]
     pub fn schedule_change(&self, task: &fleet_model::engine::EngineTask) -> (Vec<Compare>, Op) {
         use fleet_model::engine::Step;
-        let key = self.job(&task.unit, "schedule");
+        let key = self.layout.job(&task.unit, "schedule");
         let was = |from: Option<&MachineId>| match from {
             Some(machine) => Compare::value(key.as_str(), machine.as_str()),
             None => Compare::missing(key.as_str()),
@@ -296,7 +263,7 @@ impl Registry {
             Step::Schedule { to, from } => (
                 vec![
                     was(from.as_ref()),
-                    Compare::exists(self.job(&task.unit, "unit")),
+                    Compare::exists(self.layout.job(&task.unit, "unit")),
                 ],
                 Op::put(key.as_str(), to.as_str()),
             ),
@@ -315,9 +282,9 @@ impl Registry {
         lease: Lease,
     ) -> Result<bool, RegistryError> {
         let guard = if global {
-            Compare::exists(self.job(name, "unit"))
+            Compare::exists(self.layout.job(name, "unit"))
         } else {
-            Compare::value(self.job(name, "schedule"), machine.as_str())
+            Compare::value(self.layout.job(name, "schedule"), machine.as_str())
         };
         let txn = Txn::new().when(guard).then(self.put_state(
             name,
@@ -333,6 +300,29 @@ impl Registry {
         Ok(reply.succeeded)
     }
 
+    /// Whether this machine has a record of a unit under this lease, and the schedule gives the
+    /// unit to it: then no other machine gets it before the record is gone.
+    pub async fn holds(
+        &self,
+        name: &UnitName,
+        machine: &MachineId,
+        global: bool,
+        lease: Lease,
+    ) -> Result<bool, RegistryError> {
+        let guard = if global {
+            Compare::exists(self.layout.job(name, "unit"))
+        } else {
+            Compare::value(self.layout.job(name, "schedule"), machine.as_str())
+        };
+        let record = Compare {
+            key: self.layout.state(name, machine).into(),
+            condition: etcd_kv::Condition::Lease(Some(lease)),
+        };
+        let reply = self.kv.txn(Txn::new().when(guard).when(record)).await;
+        let reply = reply.map_err(RegistryError::kv("check a claim"))?;
+        Ok(reply.succeeded)
+    }
+
     fn put_state(
         &self,
         name: &UnitName,
@@ -341,7 +331,7 @@ impl Registry {
         lease: Lease,
     ) -> Op {
         let value = serde_json::to_vec(state).expect("plain strings always serialise");
-        Op::put_leased(self.state_key(name, machine), value, lease)
+        Op::put_leased(self.layout.state(name, machine), value, lease)
     }
 
     /// Writes and removes states of this machine, a limited number at once.
@@ -353,7 +343,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let op = |(name, state): &(UnitName, Option<UnitState>)| match state {
             Some(state) => self.put_state(name, machine, state, lease),
-            None => Op::delete(self.state_key(name, machine)),
+            None => Op::delete(self.layout.state(name, machine)),
         };
         let txn = Txn {
             then: changes.iter().map(op).collect(),
@@ -372,11 +362,11 @@ impl Registry {
         names: Option<(&UnitName, &UnitName)>,
     ) -> Result<Vec<(UnitName, MachineId, UnitState)>, RegistryError> {
         let keys = match names {
-            None => Keys::prefix(self.key("state/")),
+            None => Keys::prefix(self.layout.key("state/")),
             // '0' follows '/'.
             Some((first, last)) => Keys::Between(
-                self.key(&format!("state/{first}/")).into(),
-                self.key(&format!("state/{last}0")).into(),
+                self.layout.key(&format!("state/{first}/")).into(),
+                self.layout.key(&format!("state/{last}0")).into(),
             ),
         };
         let reply = self.kv.range(Range::new(keys)).await;
@@ -386,7 +376,8 @@ impl Registry {
             .iter()
             .filter_map(|kv| match self.read_key(&kv.key) {
                 Key::State(name, machine) => {
-                    Some((name, machine, serde_json::from_slice(&kv.value).ok()?))
+                    let state = read_record(format_args!("{name} on {machine}"), &kv.value)?;
+                    Some((name, machine, state))
                 }
                 _ => None,
             })
@@ -399,7 +390,7 @@ impl Registry {
     pub async fn recorded_on(&self, machine: &MachineId) -> Result<Vec<UnitName>, RegistryError> {
         let range = Range {
             keys_only: true,
-            ..Range::new(Keys::prefix(self.key("state/")))
+            ..Range::new(Keys::prefix(self.layout.key("state/")))
         };
         let reply = self
             .kv
@@ -418,13 +409,16 @@ impl Registry {
 
     /// The machines present, by ID.
     pub async fn machines(&self) -> Result<Vec<(MachineId, Machine)>, RegistryError> {
-        let reply = self.kv.list(self.key("presence/")).await;
+        let reply = self.kv.list(self.layout.key("presence/")).await;
         let reply = reply.map_err(RegistryError::kv("read machines"))?;
         let machines = reply
             .kvs
             .iter()
             .filter_map(|kv| match self.read_key(&kv.key) {
-                Key::Presence(id) => Some((id, serde_json::from_slice(&kv.value).ok()?)),
+                Key::Presence(id) => {
+                    let machine = read_record(format_args!("machine {id}"), &kv.value)?;
+                    Some((id, machine))
+                }
                 _ => None,
             });
         Ok(machines.collect())
@@ -438,7 +432,7 @@ impl Registry {
         let mut revision = 0;
         // One write per key and transaction is allowed, and order matters: so one by one.
         for (machine, key, value) in changes {
-            let key = self.key(&format!("metadata/{machine}/{key}"));
+            let key = self.layout.key(&format!("metadata/{machine}/{key}"));
             let reply = self.kv.put(key, value.as_deref().unwrap_or(""), None).await;
             revision = reply.map_err(RegistryError::kv("write metadata"))?.revision;
         }

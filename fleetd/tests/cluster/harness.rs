@@ -1,12 +1,14 @@
 //! Daemons, each in a runtime of its own, so that one can be killed like a process.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use etcd_kv::Kv;
 use etcd_kv::testing::EtcdServer;
 use fleetd::config::Settings;
 use fleetd::daemon::{End, Io, run};
@@ -22,7 +24,10 @@ use crate::pretend::Pretend;
 
 pub(crate) struct Daemon {
     pub(crate) manager: Pretend,
+    /// Where it serves DNS.
+    pub(crate) dns: SocketAddr,
     settings: Settings,
+    kv: Option<Arc<dyn Kv>>,
     socket: PathBuf,
     listener: OwnedFd,
     id: String,
@@ -35,6 +40,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Cluster {
     pub(crate) daemons: Vec<Daemon>,
     etcd_url: String,
+    kv: Option<Arc<dyn Kv>>,
 }
 
 /// Waits until something is so.
@@ -47,12 +53,15 @@ pub(crate) async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
 }
 
 impl Daemon {
-    fn new(id: &str, number: usize, etcd_url: &str) -> Self {
+    fn new(id: &str, number: usize, etcd_url: &str, kv: Option<Arc<dyn Kv>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("machine-id"), format!("{id}\n")).unwrap();
+        // Free now; the kernel hands out others for a while.
+        let dns = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let dns = dns.local_addr().unwrap();
         let text = format!(
-            "etcd_servers={etcd_url}\nagent_ttl=2s\npublic_ip=10.0.0.{number}\nmetadata=index={number}\n"
+            "etcd_servers={etcd_url}\nagent_ttl=2s\npublic_ip=10.0.0.{number}\nmetadata=index={number}\ndns_listen={dns}\n"
         );
         let (settings, warnings) = Settings::from_text("test", &text, std::iter::empty()).unwrap();
         assert_eq!(warnings, Vec::<String>::new());
@@ -66,7 +75,9 @@ impl Daemon {
         let listener = UnixListener::bind(&socket).unwrap().into();
         let mut daemon = Self {
             manager: Pretend::default(),
+            dns,
             settings,
+            kv,
             socket,
             listener,
             id: id.to_owned(),
@@ -91,7 +102,9 @@ impl Daemon {
         let io = Io {
             sockets: vec![("fleet.socket".into(), self.listener.try_clone().unwrap())],
             manager: Arc::new(self.manager.clone()),
-            kv: None,
+            kv: self.kv.clone(),
+            clock: Arc::new(fleetd::clock::MachineClock),
+            api: fleetd::daemon::ApiIo::default(),
         };
         runtime.spawn(async move {
             let asked = async {
@@ -115,9 +128,19 @@ impl Drop for Daemon {
 
 impl Cluster {
     pub(crate) async fn start(etcd: &EtcdServer, size: usize) -> Self {
+        Self::start_with(etcd.url(), None, size).await
+    }
+
+    /// On a store of the test's own.
+    pub(crate) async fn start_on(kv: Arc<dyn Kv>, size: usize) -> Self {
+        Self::start_with("http://127.0.0.1:1".into(), Some(kv), size).await
+    }
+
+    async fn start_with(etcd_url: String, kv: Option<Arc<dyn Kv>>, size: usize) -> Self {
         let mut cluster = Self {
             daemons: Vec::new(),
-            etcd_url: etcd.url(),
+            etcd_url,
+            kv,
         };
         for i in 0..size {
             cluster.add_with_id(&format!("{i:08}{i:024}"));
@@ -130,7 +153,9 @@ impl Cluster {
 
     pub(crate) fn add_with_id(&mut self, id: &str) {
         let number = self.daemons.len() + 1;
-        self.daemons.push(Daemon::new(id, number, &self.etcd_url));
+        let kv = self.kv.clone();
+        self.daemons
+            .push(Daemon::new(id, number, &self.etcd_url, kv));
     }
 
     async fn ready(&self, index: usize) {

@@ -3,8 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+mod counting;
+mod discovery;
 mod harness;
+mod life;
 mod pretend;
+mod restore;
 
 use std::time::Duration;
 
@@ -408,28 +412,6 @@ async fn a_stopped_daemon_unloads_and_leaves_and_a_restarted_one_does_not() {
         .request(other, "GET", "/fleet/v1/machines", None)
         .await;
     assert_eq!(machines["machines"].as_array().unwrap().len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_steady_cluster_writes_nothing() {
-    let etcd = EtcdServer::start().await;
-    let cluster = Cluster::start(&etcd, 3).await;
-    for i in 0..20 {
-        cluster
-            .put(
-                &format!("u{i:02}.service"),
-                "[Service]\nExecStart=/x\n",
-                "launched",
-            )
-            .await;
-    }
-    eventually("all run", async || cluster.active().await.len() == 20).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let kv: std::sync::Arc<dyn etcd_kv::Kv> = std::sync::Arc::new(etcd.client());
-    let revision = async || kv.list("/").await.unwrap().revision;
-    let before = revision().await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(revision().await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
-//! `ExecStart=refuse-link` cannot be linked, `TimeoutStopSec=N` takes N seconds to stop.
+//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `TimeoutStopSec=N` takes N seconds to stop.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use etcd_kv::BoxFuture;
 use fleet_model::{UnitFile, UnitName};
-use fleetd::agent::{ActualState, ManagerError, News, ServiceManager};
+use fleetd::agent::{ActualState, ManagerError, News, RunEnd, ServiceManager};
 use tokio::sync::mpsc;
 
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,7 @@ struct Inner {
     log: Vec<String>,
     listeners: Vec<mpsc::Sender<News>>,
     own_job: Option<String>,
+    next_pid: u32,
 }
 
 #[derive(Debug)]
@@ -29,6 +30,8 @@ struct Unit {
     file: UnitFile,
     active: &'static str,
     sub: &'static str,
+    /// Number of the main process that was started last.
+    main_pid: u32,
 }
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, ManagerError>>;
@@ -48,6 +51,13 @@ impl Pretend {
             .units
             .get(name)
             .is_some_and(|u| u.active == "active")
+    }
+
+    /// Main processes of the units that run.
+    pub(crate) fn main_pids(&self) -> BTreeMap<String, u32> {
+        let inner = self.lock();
+        let active = inner.units.iter().filter(|(_, u)| u.active == "active");
+        active.map(|(n, u)| (n.to_string(), u.main_pid)).collect()
     }
 
     pub(crate) fn set_own_job(&self, job: Option<&str>) {
@@ -91,11 +101,16 @@ impl ServiceManager for Pretend {
                 {
                     return Err(ManagerError::Job("refused".into()));
                 }
+                if self.lock().units.contains_key(&name) {
+                    // Linked again: its state stays.
+                    continue;
+                }
                 self.note("link", &name);
                 let unit = Unit {
                     file,
                     active: "inactive",
                     sub: "dead",
+                    main_pid: 0,
                 };
                 self.lock().units.insert(name, unit);
             }
@@ -124,11 +139,52 @@ impl ServiceManager for Pretend {
         })
     }
 
+    fn start_run(&self, name: UnitName) -> Answer<'_, ()> {
+        self.start(name)
+    }
+
+    fn run_end(&self, name: UnitName) -> Answer<'_, Option<RunEnd>> {
+        Box::pin(async move {
+            let inner = self.lock();
+            Ok(inner
+                .units
+                .get(&name)
+                .filter(|u| u.active != "active")
+                .map(|u| {
+                    let success = u.active != "failed";
+                    let exit_status = Some(i32::from(!success));
+                    RunEnd {
+                        success,
+                        exit_status,
+                    }
+                }))
+        })
+    }
+
+    fn kill(&self, name: UnitName) -> Answer<'_, ()> {
+        Box::pin(async move {
+            self.note("kill", &name);
+            self.finish_stop(&name);
+            Ok(())
+        })
+    }
+
     fn start(&self, name: UnitName) -> Answer<'_, ()> {
         Box::pin(async move {
             self.note("start", &name);
+            {
+                let mut inner = self.lock();
+                inner.next_pid += 1;
+                let pid = inner.next_pid;
+                if let Some(unit) = inner.units.get_mut(&name)
+                    && unit.active != "active"
+                {
+                    unit.main_pid = pid;
+                }
+            }
             match self.value(&name, "ExecStart").as_deref() {
                 Some("/bin/false") => self.set(&name, "failed", "failed"),
+                Some("/bin/true") => self.set(&name, "inactive", "dead"),
                 _ => self.set(&name, "active", "running"),
             }
             Ok(())

@@ -2,28 +2,39 @@
 //!
 //! A [`Channel`] is one HTTP/2 connection. It knows nothing of endpoints, deadlines or retries.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
-use h2::{RecvStream, SendStream};
+use h2::{PingPong, RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use prost::Message;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 /// Stream and connection windows: large enough for a full reading of a big cluster to flow.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// How long a live server may take to answer a ping.
+const PONG: Duration = Duration::from_secs(2);
 /// A single message above this is refused; etcd's own answers stay far below.
 const MAX_MESSAGE: usize = 1 << 30;
 
 /// Failure of a call.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     /// The connection broke or could not take the request; `sent` tells whether it may have
     /// reached the server.
+    #[error("{reason}")]
     Transport { reason: String, sent: bool },
     /// The server answered with a status other than OK.
+    #[error("{message}")]
     Status { code: u32, message: String },
     /// The server does not speak gRPC.
+    #[error("not an answer of etcd: {0}")]
     Malformed(String),
 }
 
@@ -43,7 +54,16 @@ impl CallError {
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
     sender: SendRequest<Bytes>,
+    scheme: &'static str,
     authority: String,
+    pulse: Arc<Pulse>,
+}
+
+/// To find out whether the other side is still there, and to hang up if not.
+#[derive(Debug)]
+struct Pulse {
+    ping: Mutex<Option<PingPong>>,
+    driver: AbortHandle,
 }
 
 /// A message stream of the server, and our half of it.
@@ -60,28 +80,62 @@ impl Channel {
         &self.authority
     }
 
-    /// Speaks HTTP/2 on a connected socket. The connection is driven by a task that ends with it.
-    pub(super) async fn open(tcp: TcpStream, authority: String) -> Result<Self, CallError> {
+    /// Speaks HTTP/2 on a connection. That is driven by a task that ends with it.
+    pub(super) async fn open(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        scheme: &'static str,
+        authority: String,
+    ) -> Result<Self, CallError> {
         let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .enable_push(false)
-            .handshake(tcp)
+            .handshake(stream)
             .await
             .map_err(|e| CallError::transport(&e, false))?;
-        let ping_pong = connection.ping_pong();
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
+        let mut ping_pong = connection.ping_pong();
+        let driver = tokio::spawn(async move {
+            let ended = connection.await;
+            if let Err(error) = &ended {
                 tracing::debug!(%error, "etcd connection ended");
             }
+            ended
         });
         // The handshake does not wait for the server. Nothing that matters is sent before it has
         // shown that it is alive and speaks the protocol.
-        if let Some(mut ping_pong) = ping_pong {
-            let ping = ping_pong.ping(h2::Ping::opaque()).await;
-            ping.map_err(|e| CallError::transport(&e, false))?;
+        if let Some(ping_pong) = &mut ping_pong
+            && let Err(error) = ping_pong.ping(h2::Ping::opaque()).await
+        {
+            // The driver has ended first, and knows better why.
+            let error = match driver.await {
+                Ok(Err(cause)) => cause,
+                _ => error,
+            };
+            return Err(CallError::transport(&error, false));
         }
-        Ok(Self { sender, authority })
+        Ok(Self {
+            sender,
+            scheme,
+            authority,
+            pulse: Arc::new(Pulse {
+                ping: Mutex::new(ping_pong),
+                driver: driver.abort_handle(),
+            }),
+        })
+    }
+
+    /// Hangs up if the other side does not even answer a ping, so that streams on this connection
+    /// need not wait for the kernel to find out. A server that is only slow keeps them.
+    pub(super) async fn hang_up_if_dead(self) {
+        let mut ping = self.pulse.ping.lock().await;
+        let Some(ping) = ping.as_mut() else { return };
+        if !matches!(
+            timeout(PONG, ping.ping(h2::Ping::opaque())).await,
+            Ok(Ok(_))
+        ) {
+            tracing::debug!(server = self.authority, "no answer to a ping, hanging up");
+            self.pulse.driver.abort();
+        }
     }
 
     /// Sends one message and waits for one.
@@ -115,7 +169,7 @@ impl Channel {
         metadata: &[(&'static str, String)],
         end: bool,
     ) -> Result<Streaming, CallError> {
-        let mut head = Request::post(format!("http://{}{path}", self.authority))
+        let mut head = Request::post(format!("{}://{}{path}", self.scheme, self.authority))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header(

@@ -1,11 +1,12 @@
 //! etcd v3 over gRPC: endpoints, one connection at a time, deadlines, failover.
 
+mod config;
 mod convert;
 mod grpc;
 mod proto;
+mod tls;
 mod watch;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,117 +22,11 @@ use crate::model::{
 };
 use grpc::{CallError, Channel};
 
+pub use config::{Credentials, Endpoint, EtcdConfig};
+pub use tls::{Tls, TlsError, TlsFiles};
+
 /// Metadata by which etcd refuses a call, or ends a stream, on a member without a leader.
 const REQUIRE_LEADER: &str = "hasleader";
-
-/// One server address, from a URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    host: String,
-    port: u16,
-}
-
-impl Endpoint {
-    /// Understands `http://HOST:PORT`, `HOST:PORT` and `HOST` (port 2379), HOST being a name, an
-    /// IPv4 address or a bracketed IPv6 address; a trailing slash is fine.
-    pub fn parse(text: &str) -> Result<Self, KvError> {
-        let bad = |reason: &str| KvError::BadEndpoint {
-            endpoint: text.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let rest = match text.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(bad("TLS is not supported yet, use http://")),
-            Some((scheme, _)) => return Err(bad(&format!("unknown scheme \"{scheme}\""))),
-            None => text,
-        };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains('/') || rest.contains('@') {
-            return Err(bad("only HOST:PORT may follow the scheme"));
-        }
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(v6) => match v6.split_once(']') {
-                Some((host, "")) => (host, None),
-                Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or(""))),
-                None => return Err(bad("no closing bracket")),
-            },
-            None => match rest.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (rest, None),
-            },
-        };
-        let port = match port {
-            Some(port) => port.parse().map_err(|_| bad("the port is not a number"))?,
-            None => 2379,
-        };
-        if host.is_empty() || !host.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(bad("no host name"));
-        }
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "http://[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "http://{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// User and password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user.
-    pub user: String,
-    /// The password; never printed.
-    pub password: String,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
-}
-
-/// How to reach a cluster.
-#[derive(Debug, Clone)]
-pub struct EtcdConfig {
-    /// The servers, tried in this order.
-    pub endpoints: Vec<Endpoint>,
-    /// Deadline of every call, all attempts together.
-    pub request_timeout: Duration,
-    /// Who we are, where the cluster has authentication on.
-    pub credentials: Option<Credentials>,
-}
-
-impl EtcdConfig {
-    /// A configuration for these URLs with a deadline of 5 s and no credentials.
-    pub fn new<S: AsRef<str>>(endpoints: &[S]) -> Result<Self, KvError> {
-        let endpoints: Vec<_> = endpoints
-            .iter()
-            .map(|e| Endpoint::parse(e.as_ref()))
-            .collect::<Result<_, _>>()?;
-        if endpoints.is_empty() {
-            return Err(KvError::BadEndpoint {
-                endpoint: String::new(),
-                reason: "no endpoint is given".into(),
-            });
-        }
-        Ok(Self {
-            endpoints,
-            request_timeout: Duration::from_secs(5),
-            credentials: None,
-        })
-    }
-}
 
 /// A client of an etcd v3 cluster. Cloning is cheap and shares the connection.
 #[derive(Debug, Clone)]
@@ -258,8 +153,9 @@ impl EtcdKv {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => self.judge(&connection, error, &mut failure).await?,
                 Err(_) => {
-                    // The server hangs: whatever else runs on this connection moves on too.
+                    // The server hangs, or is out of reach: then watches move on too.
                     self.drop_connection(connection.generation).await;
+                    tokio::spawn(connection.channel.clone().hang_up_if_dead());
                     failure.sent = true;
                     true
                 }
@@ -291,8 +187,10 @@ impl EtcdKv {
                 failure.note(message, sent);
                 Ok(sent)
             }
-            CallError::Status { code: 16, message } if message.contains("invalid auth token") => {
-                // Tokens expire; a new connection gets a new one.
+            CallError::Status { code, message }
+                if self.inner.config.credentials.is_some() && outdated_token(code, &message) =>
+            {
+                // Such a request was not carried out; a new connection gets a new token.
                 self.drop_connection(connection.generation).await;
                 failure.note(message, false);
                 Ok(false)
@@ -326,7 +224,9 @@ impl EtcdKv {
             reason,
             sent: false,
         };
-        let channel = open(endpoint).await.map_err(unavailable)?;
+        let channel = open(endpoint, config.tls.as_ref())
+            .await
+            .map_err(unavailable)?;
         // The first failing endpoint of a member list should be tried again in its turn.
         state.generation += 1;
         let mut connection = Connection {
@@ -336,7 +236,9 @@ impl EtcdKv {
         };
         if let Some(credentials) = &config.credentials {
             let token = authenticate(&connection.channel, credentials).await?;
-            connection.metadata.push(("token", token));
+            connection
+                .metadata
+                .extend(token.map(|token| ("token", token)));
         }
         tracing::debug!(%endpoint, "connected to etcd");
         state.current = Some(connection.clone());
@@ -355,6 +257,11 @@ impl EtcdKv {
         }
     }
 
+    /// Which connection is in use, or was last.
+    async fn generation(&self) -> u64 {
+        self.inner.connection.lock().await.generation
+    }
+
     fn endpoint_list(&self) -> String {
         list(&self.inner.config.endpoints)
     }
@@ -368,8 +275,21 @@ fn list(endpoints: &[Endpoint]) -> String {
         .join(", ")
 }
 
+/// Whether a status means that the token we sent is not, or no longer, good: it has expired, the
+/// server has restarted, users have changed, or authentication was turned on after we connected.
+fn outdated_token(code: u32, message: &str) -> bool {
+    match code {
+        16 => message.contains("invalid auth token"),
+        3 => {
+            message.contains("revision of auth store is old")
+                || message.contains("user name is empty")
+        }
+        _ => false,
+    }
+}
+
 /// Connects and lets the kernel find out about dead peers: it alone sees an idle connection.
-async fn open(endpoint: &Endpoint) -> Result<Channel, String> {
+async fn open(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<Channel, String> {
     use rustix::net::sockopt;
 
     let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port))
@@ -384,16 +304,30 @@ async fn open(endpoint: &Endpoint) -> Result<Channel, String> {
         sockopt::set_tcp_user_timeout(&tcp, 20_000)
     };
     options().map_err(|e| e.to_string())?;
-    let authority = endpoint
-        .to_string()
-        .trim_start_matches("http://")
-        .to_owned();
-    Channel::open(tcp, authority)
-        .await
-        .map_err(|e| format!("{e:?}"))
+    let (scheme, authority) = (endpoint.scheme(), endpoint.authority());
+    if !endpoint.tls {
+        let opened = Channel::open(tcp, scheme, authority).await;
+        return opened.map_err(|e| e.to_string());
+    }
+    let tls = match tls {
+        Some(tls) => tls.clone(),
+        None => {
+            Tls::load(&TlsFiles::default()).map_err(|e| match std::error::Error::source(&e) {
+                Some(cause) => format!("{e}: {cause}"),
+                None => e.to_string(),
+            })?
+        }
+    };
+    let stream = tls.connect(&endpoint.host, tcp).await?;
+    let opened = Channel::open(stream, scheme, authority).await;
+    opened.map_err(|e| tls.explain_hang_up(&e.to_string()))
 }
 
-async fn authenticate(channel: &Channel, credentials: &Credentials) -> Result<String, KvError> {
+/// The token of this user, or none where the cluster does not ask who we are.
+async fn authenticate(
+    channel: &Channel,
+    credentials: &Credentials,
+) -> Result<Option<String>, KvError> {
     let request = proto::AuthenticateRequest {
         name: credentials.user.clone(),
         password: credentials.password.clone(),
@@ -402,7 +336,8 @@ async fn authenticate(channel: &Channel, credentials: &Credentials) -> Result<St
         .unary("/etcdserverpb.Auth/Authenticate", &request, &[])
         .await;
     match answer {
-        Ok(answer) => Ok(answer.token),
+        Ok(answer) => Ok(Some(answer.token)),
+        Err(CallError::Status { code: 9, message }) if message.contains("not enabled") => Ok(None),
         Err(CallError::Status {
             code: 3 | 7 | 9 | 16,
             message,
@@ -412,15 +347,11 @@ async fn authenticate(channel: &Channel, credentials: &Credentials) -> Result<St
         }),
         Err(error) => Err(KvError::Unavailable {
             what: "authenticate",
-            endpoints: channel_name(channel),
-            reason: format!("{error:?}"),
+            endpoints: channel.authority().to_owned(),
+            reason: error.to_string(),
             sent: false,
         }),
     }
-}
-
-fn channel_name(channel: &Channel) -> String {
-    channel.authority().to_owned()
 }
 
 /// What is known about a call that did not succeed yet.
@@ -598,34 +529,5 @@ impl Kv for EtcdKv {
                 .await?;
             Ok(answer.members.into_iter().map(convert::member).collect())
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn endpoints_are_read_in_their_usual_spellings() {
-        for (text, expect) in [
-            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
-            ("http://127.0.0.1:4001/", "http://127.0.0.1:4001"),
-            ("10.0.2.11:2379", "http://10.0.2.11:2379"),
-            ("etcd", "http://etcd:2379"),
-            ("http://[::1]:2379", "http://[::1]:2379"),
-        ] {
-            assert_eq!(Endpoint::parse(text).unwrap().to_string(), expect);
-        }
-        for text in [
-            "",
-            "http://",
-            "https://a:1",
-            "unix:///x",
-            "http://a:b",
-            "http://a:1/x",
-            "[::1",
-        ] {
-            assert!(Endpoint::parse(text).is_err(), "{text}");
-        }
     }
 }

@@ -4,4 +4,4 @@ mod conformance;
 mod server;
 
 pub use conformance::conformance;
-pub use server::EtcdServer;
+pub use server::{EtcdServer, ServerOptions};

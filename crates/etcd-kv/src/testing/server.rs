@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-use crate::{EtcdConfig, EtcdKv, KvError};
+use crate::{EtcdConfig, EtcdKv, KvError, Tls};
 
 /// A running etcd, or a stopped one that can be started again. Killed and cleaned when dropped.
 #[derive(Debug)]
@@ -18,11 +18,27 @@ pub struct EtcdServer {
     child: Option<Child>,
     client_port: u16,
     peer_port: u16,
+    options: ServerOptions,
+}
+
+/// What a server is started with beyond the usual.
+#[derive(Debug, Clone, Default)]
+pub struct ServerOptions {
+    /// More arguments for etcd.
+    pub args: Vec<String>,
+    /// Serve clients over TLS (the arguments must say with which files); this is how
+    /// [`EtcdServer::client`] gets in.
+    pub tls: Option<Tls>,
 }
 
 impl EtcdServer {
     /// Starts one and waits until it answers. Panics, with what etcd said, if it does not.
     pub async fn start() -> Self {
+        Self::start_with(ServerOptions::default()).await
+    }
+
+    /// As [`EtcdServer::start`], with options.
+    pub async fn start_with(options: ServerOptions) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (client_port, peer_port) = free_ports();
         let mut server = Self {
@@ -30,6 +46,7 @@ impl EtcdServer {
             child: None,
             client_port,
             peer_port,
+            options,
         };
         server.resume().await;
         server
@@ -38,7 +55,11 @@ impl EtcdServer {
     /// URL of its client port.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        let scheme = match self.options.tls {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://127.0.0.1:{}", self.client_port)
     }
 
     /// Its process, while it runs: for signals.
@@ -50,7 +71,9 @@ impl EtcdServer {
     /// A client of it with a deadline of 5 s.
     #[must_use]
     pub fn client(&self) -> EtcdKv {
-        EtcdKv::new(EtcdConfig::new(&[self.url()]).expect("a good URL"))
+        let mut config = EtcdConfig::new(&[self.url()]).expect("a good URL");
+        config.tls.clone_from(&self.options.tls);
+        EtcdKv::new(config)
     }
 
     /// Kills it; the data stays.
@@ -84,6 +107,7 @@ impl EtcdServer {
                 &peer,
             ])
             .args(["--initial-cluster", &format!("t={peer}")])
+            .args(&self.options.args)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .stdin(Stdio::null())
@@ -94,6 +118,21 @@ impl EtcdServer {
             .expect("etcd is installed (Debian: etcd-server)");
         self.child = Some(child);
         self.wait(&log).await;
+    }
+
+    /// Copies its data, or puts the copy in their place: an operator's backup. Only while it is down.
+    pub fn backup(&self, restore: bool) {
+        assert!(self.child.is_none(), "a backup of a running server");
+        let (data, copy) = (self.dir.path().join("data"), self.dir.path().join("copy"));
+        let (from, to) = if restore { (copy, data) } else { (data, copy) };
+        if to.exists() {
+            std::fs::remove_dir_all(&to).expect("old data can be removed");
+        }
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([from, to])
+            .status();
+        assert!(copied.is_ok_and(|s| s.success()), "the data can be copied");
     }
 
     async fn wait(&mut self, log: &Path) {

@@ -1,8 +1,10 @@
 //! The units on one machine, indexed so that conflicts are found without comparing all pairs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 
+use super::patterns::Holders;
+use crate::amount::{Offer, Reservation};
 use crate::glob::Glob;
 use crate::machine::Metadata;
 use crate::name::UnitName;
@@ -12,82 +14,57 @@ use crate::requirements::Requirements;
 #[derive(Debug, Clone, Default)]
 pub struct Population {
     names: BTreeSet<UnitName>,
-    conflicts: PatternIndex,
-    replaces: PatternIndex,
-}
-
-/// Patterns by the text that every match begins with, and who holds them.
-#[derive(Debug, Clone, Default)]
-struct PatternIndex(BTreeMap<String, BTreeMap<Glob, BTreeSet<UnitName>>>);
-
-impl PatternIndex {
-    fn add(&mut self, glob: &Glob, holder: &UnitName) {
-        let globs = self.0.entry(glob.literal_prefix().to_owned()).or_default();
-        globs
-            .entry(glob.clone())
-            .or_default()
-            .insert(holder.clone());
-    }
-
-    fn remove(&mut self, glob: &Glob, holder: &UnitName) {
-        let Some(globs) = self.0.get_mut(glob.literal_prefix()) else {
-            return;
-        };
-        if let Some(holders) = globs.get_mut(glob) {
-            holders.remove(holder);
-            if holders.is_empty() {
-                globs.remove(glob);
-            }
-        }
-        if globs.is_empty() {
-            self.0.remove(glob.literal_prefix());
-        }
-    }
-
-    /// All others that hold a pattern matching `name`.
-    fn holders<'a>(&'a self, name: &'a UnitName) -> impl Iterator<Item = &'a UnitName> + 'a {
-        let text = name.as_str();
-        (0..=text.len())
-            .filter(|_| !self.0.is_empty())
-            .filter_map(|end| self.0.get(text.get(..end)?))
-            .flatten()
-            .filter(|(glob, _)| glob.matches(text))
-            .flat_map(|(_, holders)| holders)
-            .filter(move |holder| *holder != name)
-    }
+    pub(super) conflicts: Holders,
+    pub(super) replaces: Holders,
+    pub(super) prefers: Holders,
+    reserved: Reservation,
 }
 
 impl Population {
     /// Adds a unit.
     pub fn add(&mut self, name: &UnitName, requirements: &Requirements) {
-        self.names.insert(name.clone());
-        requirements
-            .conflicts
-            .iter()
-            .for_each(|glob| self.conflicts.add(glob, name));
-        requirements
-            .replaces
-            .iter()
-            .for_each(|glob| self.replaces.add(glob, name));
+        if !self.names.insert(name.clone()) {
+            return;
+        }
+        self.reserved = self.reserved.plus(requirements.reservation);
+        for glob in &requirements.conflicts {
+            self.conflicts.add(glob, name);
+        }
+        for glob in &requirements.replaces {
+            self.replaces.add(glob, name);
+        }
+        for glob in &requirements.prefer_conflicts {
+            self.prefers.add(glob, name);
+        }
     }
 
     /// Removes a unit that was added with these requirements.
     pub fn remove(&mut self, name: &UnitName, requirements: &Requirements) {
-        self.names.remove(name);
-        requirements
-            .conflicts
-            .iter()
-            .for_each(|glob| self.conflicts.remove(glob, name));
-        requirements
-            .replaces
-            .iter()
-            .for_each(|glob| self.replaces.remove(glob, name));
+        if !self.names.remove(name) {
+            return;
+        }
+        self.reserved = self.reserved.minus(requirements.reservation);
+        for glob in &requirements.conflicts {
+            self.conflicts.remove(glob, name);
+        }
+        for glob in &requirements.replaces {
+            self.replaces.remove(glob, name);
+        }
+        for glob in &requirements.prefer_conflicts {
+            self.prefers.remove(glob, name);
+        }
     }
 
     /// Names, ascending.
     #[must_use]
     pub fn names(&self) -> &BTreeSet<UnitName> {
         &self.names
+    }
+
+    /// What they reserve together.
+    #[must_use]
+    pub fn reserved(&self) -> Reservation {
+        self.reserved
     }
 
     /// Others that a pattern of a unit matches.
@@ -113,25 +90,31 @@ impl Population {
             .conflicts
             .iter()
             .flat_map(|glob| self.matching(glob, name));
-        own.chain(self.conflicts.holders(name))
+        own.chain(self.conflicts.matching(name))
     }
 
     /// Others that replace a unit. Mutual replacement is left to the caller.
     pub fn replacers<'a>(&'a self, name: &'a UnitName) -> impl Iterator<Item = &'a UnitName> + 'a {
-        self.replaces.holders(name)
+        self.replaces.matching(name)
     }
 }
 
-/// The global units that run on a machine: its metadata must fit, and neither a scheduled unit nor
-/// a global one accepted before, in name order, may conflict. `globals` must come in name order.
+/// The global units that run on a machine: its metadata must fit, neither a scheduled unit nor a
+/// global one accepted before, in name order, may conflict, and what they reserve must be left.
+/// `globals` must come in name order.
 pub fn accept_globals<'a>(
     metadata: &Metadata,
+    offer: &Offer,
     scheduled: &Population,
     globals: impl Iterator<Item = (&'a UnitName, &'a Requirements)>,
 ) -> Population {
     let mut accepted = Population::default();
     for (name, requirements) in globals {
+        let need = requirements.reservation;
+        let reserved = scheduled.reserved.plus(accepted.reserved);
         if requirements.missing_metadata(metadata).is_none()
+            && requirements.invalid.is_none()
+            && (need.is_nothing() || reserved.plus(need).fits(offer))
             && scheduled.conflicts(name, requirements).next().is_none()
             && accepted.conflicts(name, requirements).next().is_none()
         {

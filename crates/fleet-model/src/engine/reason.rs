@@ -2,16 +2,24 @@
 
 use std::fmt;
 
+use super::slot::Load;
+use crate::amount::{Cpu, format_bytes};
 use crate::machine::MachineId;
 use crate::name::UnitName;
+use crate::record::Outcome;
+use crate::requirements::OptionsError;
 
 /// Why the schedule changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
-    /// The machine passed all tests and had the fewest units.
-    LeastLoaded {
-        /// How many it had.
-        load: usize,
+    /// The machine passed all tests and was the best of those that did.
+    Chosen {
+        /// How much it carried before.
+        load: Load,
+        /// How many preferences of the unit it does not meet.
+        unmet: u64,
+        /// The unit starts first of a circle of units that wait for each other.
+        circle: bool,
     },
     /// Nobody wants the unit on a machine any more.
     NotWanted,
@@ -21,18 +29,54 @@ pub enum Reason {
     MachineGone,
     /// The machine no longer passes.
     NoLongerFits(Obstacle),
+    /// The machine is being drained, and another one passes.
+    Draining,
+    /// Another machine passes and carries less.
+    Rebalanced,
+    /// The unit has run to its end.
+    Ended(Outcome),
+    /// It failed and is tried on another machine.
+    Retry {
+        /// How often it was tried.
+        attempts: u32,
+    },
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::LeastLoaded { load } => {
-                write!(f, "least loaded machine that fits ({load} units)")
+            Self::Chosen {
+                load,
+                unmet,
+                circle,
+            } => {
+                match unmet {
+                    0 => write!(f, "least loaded machine that fits ({load})")?,
+                    1 => write!(f, "best machine that fits ({load}, 1 preference not met)")?,
+                    n => write!(
+                        f,
+                        "best machine that fits ({load}, {n} preferences not met)"
+                    )?,
+                }
+                if *circle {
+                    f.write_str("; starts first of units that wait for each other")?;
+                }
+                Ok(())
             }
             Self::NotWanted => f.write_str("target state is inactive"),
             Self::BecameGlobal => f.write_str("unit is global now"),
             Self::MachineGone => f.write_str("machine is gone"),
             Self::NoLongerFits(obstacle) => write!(f, "no longer fits: {obstacle}"),
+            Self::Draining => f.write_str("machine is being drained"),
+            Self::Rebalanced => f.write_str("rebalanced to a less loaded machine"),
+            Self::Ended(Outcome::Success) => f.write_str("has run to its end"),
+            Self::Ended(Outcome::Failure) => f.write_str("has failed for good"),
+            Self::Retry { attempts } => {
+                write!(
+                    f,
+                    "failed (attempt {attempts}); is tried on another machine"
+                )
+            }
         }
     }
 }
@@ -47,12 +91,12 @@ pub enum Obstacle {
     },
     /// Its metadata lacks a value asked for.
     Metadata {
-        /// The key.
+        /// The key, or the rule.
         key: String,
     },
     /// A unit named in MachineOf is not there.
     PeerAway {
-        /// That unit.
+        /// That unit, or the pattern.
         peer: String,
     },
     /// A unit is there that this one cannot be with.
@@ -65,6 +109,26 @@ pub enum Obstacle {
         /// That unit.
         unit: UnitName,
     },
+    /// It has not enough memory left.
+    Memory {
+        /// What the unit reserves.
+        need: u64,
+        /// What is left.
+        free: u64,
+    },
+    /// It has not enough of its processors left.
+    Cpu {
+        /// What the unit reserves.
+        need: Cpu,
+        /// What is left.
+        free: Cpu,
+    },
+    /// The batch unit has just failed there.
+    FailedHere,
+    /// It takes no new units.
+    Cordoned,
+    /// An option of the unit cannot be read.
+    Invalid(Box<OptionsError>),
 }
 
 impl fmt::Display for Obstacle {
@@ -75,18 +139,36 @@ impl fmt::Display for Obstacle {
             Self::PeerAway { peer } => write!(f, "{peer} is not there"),
             Self::Conflict { unit } => write!(f, "conflicts with {unit}"),
             Self::ReplacedBy { unit } => write!(f, "replaced by {unit}"),
+            Self::Memory { need, free } => {
+                let (need, free) = (format_bytes(*need), format_bytes(*free));
+                write!(f, "memory: {need} needed, {free} left")
+            }
+            Self::Cpu { need, free } => write!(f, "processors: {need} needed, {free} left"),
+            Self::FailedHere => f.write_str("has failed there"),
+            Self::Cordoned => f.write_str("cordoned"),
+            Self::Invalid(error) => write!(f, "{error}"),
         }
     }
 }
 
-/// Why a wanted unit is on no machine.
+/// Why a wanted unit is on no machine, or still on one that it should leave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Waiting {
     /// There are no machines.
     NoMachines,
+    /// The machine named in MachineID is not present.
+    MachineAbsent {
+        /// The value.
+        wanted: String,
+    },
+    /// MachineID names the machine that it should leave.
+    Pinned {
+        /// The value.
+        wanted: String,
+    },
     /// A unit named in MachineOf is scheduled nowhere.
     PeerUnscheduled {
-        /// That unit.
+        /// That unit, or the pattern.
         peer: String,
     },
     /// Units named in MachineOf are on different machines.
@@ -103,7 +185,7 @@ pub enum Waiting {
     },
     /// No machine passes.
     NoFit {
-        /// The first machines tried, by load, and what was in the way.
+        /// The first machines, by ID, and what was in the way when it was last looked at.
         obstacles: Vec<(MachineId, Obstacle)>,
         /// How many more there are.
         more: usize,
@@ -112,12 +194,42 @@ pub enum Waiting {
     Settling,
     /// Placing it takes away what it needs.
     Contradiction,
+    /// It starts after another unit.
+    Order {
+        /// That unit.
+        unit: String,
+        /// It requires that unit, too.
+        required: bool,
+    },
+    /// Its machine is gone and may still be stopping it; it must run at most once.
+    Fenced {
+        /// That machine, if it is known.
+        machine: Option<MachineId>,
+    },
+    /// The batch unit has run to its end.
+    Ended {
+        /// How.
+        outcome: Outcome,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// It is on a machine that is being drained, and no other one passes.
+    CannotLeave {
+        /// That machine.
+        machine: MachineId,
+        /// Why it cannot go elsewhere.
+        why: Box<Waiting>,
+    },
+    /// One of its options cannot be read.
+    Invalid(Box<OptionsError>),
 }
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoMachines => f.write_str("there are no machines"),
+            Self::MachineAbsent { wanted } => write!(f, "MachineID {wanted}, which is not present"),
+            Self::Pinned { wanted } => write!(f, "MachineID is {wanted}"),
             Self::PeerUnscheduled { peer } => write!(f, "MachineOf {peer}, which is not scheduled"),
             Self::PeersApart { one, other } => {
                 write!(
@@ -131,6 +243,9 @@ impl fmt::Display for Waiting {
                     let comma = if i > 0 { "; " } else { "" };
                     write!(f, "{comma}{}", AtMachine(obstacle, machine))?;
                 }
+                if obstacles.is_empty() {
+                    f.write_str("no machine fits")?;
+                }
                 if *more > 0 {
                     write!(f, "; and {more} more machines")?;
                 }
@@ -140,6 +255,44 @@ impl fmt::Display for Waiting {
                 f.write_str("the rules of this unit and of others contradict each other")
             }
             Self::Settling => f.write_str("being taken off its last machine"),
+            Self::Order {
+                unit,
+                required: true,
+            } => write!(
+                f,
+                "starts after {unit}, which it requires and which is not active"
+            ),
+            Self::Order { unit, .. } => write!(f, "starts after {unit}, which is not active yet"),
+            Self::Fenced {
+                machine: Some(machine),
+            } => write!(
+                f,
+                "Partition=stop: {} is gone and may still be stopping it",
+                machine.short()
+            ),
+            Self::Fenced { machine: None } => {
+                f.write_str("Partition=stop: a machine that is gone may still be stopping it")
+            }
+            Self::Ended { outcome, attempts } => {
+                let word = match outcome {
+                    Outcome::Success => "has run to its end",
+                    Outcome::Failure => "has failed for good",
+                };
+                let tries = if *attempts == 1 {
+                    "attempt"
+                } else {
+                    "attempts"
+                };
+                write!(f, "{word} ({attempts} {tries})")
+            }
+            Self::CannotLeave { machine, why } => {
+                write!(
+                    f,
+                    "cannot leave {}, which is being drained: {why}",
+                    machine.short()
+                )
+            }
+            Self::Invalid(error) => write!(f, "{error}"),
         }
     }
 }
@@ -154,6 +307,9 @@ impl fmt::Display for AtMachine<'_> {
             Obstacle::OtherMachine { wanted } => write!(f, "{machine} is not {wanted}"),
             Obstacle::Metadata { key } => write!(f, "{machine} has no fitting metadata {key}"),
             Obstacle::PeerAway { peer } => write!(f, "{peer} is not on {machine}"),
+            Obstacle::Cordoned => write!(f, "{machine} is cordoned"),
+            Obstacle::FailedHere => write!(f, "has failed on {machine}"),
+            Obstacle::Memory { .. } | Obstacle::Cpu { .. } => write!(f, "{machine}: {}", self.0),
             other => write!(f, "{other} on {machine}"),
         }
     }

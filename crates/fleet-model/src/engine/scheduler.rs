@@ -1,19 +1,19 @@
-//! The index, and how a plan is made from it.
+//! The index: what the leader knows of the cluster, and how it is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::population::{Population, accept_globals};
-use super::reason::{Obstacle, Reason, Waiting};
-use super::{EngineTask, Plan, Step};
+use super::fence::Fence;
+use super::patterns::Patterns;
+use super::reason::{Reason, Waiting};
+use super::slot::{Access, Load, Slot, Spreads};
+use crate::amount::{Offer, Reservation};
 use crate::machine::{MachineId, Metadata};
 use crate::name::UnitName;
-use crate::requirements::Requirements;
-use crate::state::TargetState;
-
-/// How many machines a reason to wait lists.
-const OBSTACLES_LISTED: usize = 8;
+use crate::record::BatchResult;
+use crate::requirements::{Partition, Requirements};
+use crate::state::{Activity, TargetState};
 
 /// The cluster as the leader knows it, kept up to date change by change.
 ///
@@ -22,62 +22,140 @@ const OBSTACLES_LISTED: usize = 8;
 /// it.
 #[derive(Debug, Default)]
 pub struct Scheduler {
-    units: BTreeMap<UnitName, Entry>,
-    machines: BTreeMap<MachineId, Slot>,
-    by_load: BTreeSet<(usize, MachineId)>,
-    /// For each unit, known or not, those that name it in MachineOf.
-    followers: BTreeMap<String, BTreeSet<UnitName>>,
-    globals: BTreeSet<UnitName>,
-    waiting: BTreeMap<UnitName, Waiting>,
+    pub(super) units: BTreeMap<UnitName, Entry>,
+    pub(super) machines: BTreeMap<MachineId, Slot>,
+    pub(super) by_load: BTreeSet<(Load, MachineId)>,
+    /// Whether machines take units, those that are not present included.
+    access: BTreeMap<MachineId, Access>,
+    /// Units scheduled on machines, present or not, wanted or not.
+    pub(super) placed: BTreeMap<MachineId, BTreeSet<UnitName>>,
+    /// Units of which machines have a record.
+    records: BTreeMap<MachineId, BTreeSet<UnitName>>,
+    /// For each unit, known or not, those that name it in MachineOf; and patterns in MachineOf.
+    pub(super) followers: BTreeMap<String, BTreeSet<UnitName>>,
+    pub(super) glob_followers: Patterns,
+    /// For each unit, known or not, those that start after it.
+    pub(super) dependents: BTreeMap<String, BTreeSet<UnitName>>,
+    /// Patterns of all units, wherever they are.
+    pub(super) conflicts: Patterns,
+    pub(super) replaces: Patterns,
+    pub(super) prefers: Patterns,
+    pub(super) globals: BTreeSet<UnitName>,
+    pub(super) spreads: Spreads,
+    /// For each metadata key, its values and on how many machines.
+    pub(super) domains: BTreeMap<String, BTreeMap<String, usize>>,
+    pub(super) waiting: BTreeMap<UnitName, Waiting>,
+    /// What units waited for before the plan being made.
+    pub(super) waited: BTreeMap<UnitName, Option<Waiting>>,
+    /// Machines whose global units must be decided again.
+    pub(super) stale: BTreeSet<MachineId>,
     /// Scheduled units to test again.
-    dirty: BTreeSet<UnitName>,
-    /// Unscheduled units to place.
-    queue: BTreeSet<UnitName>,
-    /// Something was freed: whatever waits may have a chance.
-    freed: bool,
+    pub(super) dirty: BTreeSet<UnitName>,
+    /// Units to look at, and whether on all machines or on fresh ones only.
+    pub(super) queue: BTreeMap<UnitName, Look>,
+    /// Machines on which something was freed: whatever fits nowhere may have a chance.
+    pub(super) freed: BTreeSet<MachineId>,
+    /// Those of this plan.
+    pub(super) fresh: BTreeSet<MachineId>,
     /// Units taken off a living machine whose removal has not been seen in the registry yet.
-    settling: BTreeSet<UnitName>,
+    pub(super) settling: BTreeSet<UnitName>,
     /// Units that the plan being made has placed and taken off again, once or more often.
-    taken_off: BTreeSet<UnitName>,
-    parked: BTreeSet<UnitName>,
+    pub(super) taken_off: BTreeSet<UnitName>,
+    pub(super) parked: BTreeSet<UnitName>,
     /// What the plan being made has changed: the schedule before, and why.
-    changed: BTreeMap<UnitName, (Option<MachineId>, Reason)>,
+    pub(super) changed: BTreeMap<UnitName, (Option<MachineId>, Reason)>,
+    pub(super) fences: BTreeMap<UnitName, Fence>,
+    pub(super) margin: Duration,
+    pub(super) now: Duration,
+    /// When the first plan was made.
+    pub(super) started: Option<Duration>,
+    /// How many units may be moved to even out the load.
+    pub(super) rebalance: Option<u32>,
+}
+
+/// How thoroughly to look for a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Look {
+    /// Only where something was freed; it fits nowhere else.
+    Fresh,
+    /// Everywhere.
+    Everywhere,
 }
 
 #[derive(Debug)]
-struct Entry {
-    requirements: Arc<Requirements>,
-    target: TargetState,
-    scheduled: Option<MachineId>,
-    held_by: BTreeSet<MachineId>,
+pub(super) struct Entry {
+    /// It exists. Of others only the records that machines still have of them are kept.
+    pub(super) exists: bool,
+    pub(super) requirements: Arc<Requirements>,
+    pub(super) target: TargetState,
+    pub(super) scheduled: Option<MachineId>,
+    /// Where its place is kept while it moves.
+    pub(super) promised: Option<MachineId>,
+    pub(super) held_by: BTreeMap<MachineId, Activity>,
+    pub(super) result: Option<Arc<BatchResult>>,
+    /// Why it is where it is, if this index has decided that.
+    pub(super) why: Option<Reason>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            exists: false,
+            requirements: Arc::default(),
+            target: TargetState::Inactive,
+            scheduled: None,
+            promised: None,
+            held_by: BTreeMap::new(),
+            result: None,
+            why: None,
+        }
+    }
 }
 
 impl Entry {
     /// Shall be on some machine that the leader chooses.
-    fn wants_place(&self, name: &UnitName) -> bool {
-        self.target != TargetState::Inactive && !self.requirements.global && !name.is_template()
+    pub(super) fn wants_place(&self, name: &UnitName) -> bool {
+        self.target != TargetState::Inactive
+            && !self.requirements.global
+            && !name.is_template()
+            && self.ended().is_none()
+    }
+
+    /// The final result of a batch unit.
+    pub(super) fn ended(&self) -> Option<&BatchResult> {
+        let batch = self.requirements.batch?;
+        self.result
+            .as_deref()
+            .filter(|result| result.is_final(batch.retries))
+    }
+
+    /// The result of a batch unit's attempt that was not the last.
+    pub(super) fn failed_attempt(&self) -> Option<&BatchResult> {
+        let batch = self.requirements.batch?;
+        self.result
+            .as_deref()
+            .filter(|result| !result.is_final(batch.retries))
+    }
+
+    /// The machine on which it counts.
+    pub(super) fn place(&self) -> Option<&MachineId> {
+        self.scheduled.as_ref().or(self.promised.as_ref())
     }
 }
 
-/// A machine that is present.
-#[derive(Debug, Default)]
-struct Slot {
-    metadata: Metadata,
-    residents: Population,
-    globals: Population,
-}
-
-impl Slot {
-    fn load(&self) -> usize {
-        self.residents.names().len() + self.globals.names().len()
-    }
-}
-
-/// Where a unit named in MachineOf is.
-enum Peer<'a> {
-    Nowhere,
-    On(&'a MachineId),
-    Global,
+/// A machine with what its units reserve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineLoad {
+    /// What it offers.
+    pub offer: Offer,
+    /// What is reserved.
+    pub reserved: Reservation,
+    /// How many units it has, global ones included.
+    pub units: usize,
+    /// Its load.
+    pub load: Load,
+    /// Whether it takes units.
+    pub access: Access,
 }
 
 /// Telling the index what is.
@@ -90,52 +168,114 @@ impl Scheduler {
 
     /// A machine is present, with this effective metadata.
     pub fn set_machine(&mut self, id: &MachineId, metadata: Metadata) {
-        if let Some(slot) = self.machines.get_mut(id) {
+        if let Some(slot) = self.machines.get(id) {
             if slot.metadata == metadata {
                 return;
             }
-            slot.metadata = metadata;
-            self.dirty.extend(slot.residents.names().iter().cloned());
+            self.count_metadata(id, false);
+            // Whatever is spread is counted anew.
+            let here: Vec<UnitName> = slot_names(self.machines.get(id));
+            here.iter()
+                .for_each(|name| self.count_spread(name, id, false));
+            if let Some(slot) = self.machines.get_mut(id) {
+                slot.metadata = metadata;
+            }
+            here.iter()
+                .for_each(|name| self.count_spread(name, id, true));
+            self.dirty.extend(here);
         } else {
-            self.machines.insert(
-                id.clone(),
-                Slot {
-                    metadata,
-                    ..Slot::default()
-                },
-            );
-            self.by_load.insert((0, id.clone()));
+            let slot = Slot {
+                metadata,
+                access: self.access.get(id).copied().unwrap_or_default(),
+                ..Slot::default()
+            };
+            self.by_load.insert((slot.load(), id.clone()));
+            self.machines.insert(id.clone(), slot);
             // Units may have been scheduled on it before it was known.
-            let here: Vec<UnitName> = self.scheduled_on(id);
-            for name in here {
+            for name in self.placed.get(id).cloned().unwrap_or_default() {
+                self.fences.remove(&name);
                 self.settle_in(&name, id);
-                self.dirty.insert(name);
+                self.dirty.insert(name.clone());
+                self.look(&name);
+                self.touch_followers(&name);
             }
         }
-        self.refresh_globals(id);
-        self.freed = true;
+        self.count_metadata(id, true);
+        self.stale.insert(id.clone());
+        self.freed.insert(id.clone());
+    }
+
+    /// What a machine that is present offers to units.
+    pub fn set_offer(&mut self, id: &MachineId, offer: Offer) {
+        let Some(slot) = self.machines.get_mut(id) else {
+            return;
+        };
+        if slot.offer != offer {
+            let load = slot.load();
+            slot.offer = offer;
+            self.reload(id, load);
+            self.check_reservations(id);
+            self.stale.insert(id.clone());
+            self.freed.insert(id.clone());
+        }
+    }
+
+    /// Whether a machine, present or not, takes units.
+    pub fn set_access(&mut self, id: &MachineId, access: Access) {
+        match access {
+            Access::Open => self.access.remove(id),
+            access => self.access.insert(id.clone(), access),
+        };
+        let Some(slot) = self.machines.get_mut(id) else {
+            return;
+        };
+        if slot.access != access {
+            slot.access = access;
+            let here = slot_names(self.machines.get(id));
+            here.iter().for_each(|name| self.look(name));
+            self.freed.insert(id.clone());
+        }
     }
 
     /// A machine is gone. Whatever it held, it holds no more.
     pub fn remove_machine(&mut self, id: &MachineId) {
-        let Some(slot) = self.machines.remove(id) else {
+        if !self.machines.contains_key(id) {
             return;
-        };
-        self.by_load.remove(&(slot.load(), id.clone()));
-        for name in slot.residents.names() {
+        }
+        self.count_metadata(id, false);
+        let held = self.records.remove(id).unwrap_or_default();
+        self.raise_fences(id, &held);
+        let mut here = self.placed.get(id).cloned().unwrap_or_default();
+        here.extend(slot_names(self.machines.get(id)));
+        for name in &here {
+            // Those on their way to it have no place any more.
+            if let Some(entry) = self.units.get_mut(name)
+                && entry.promised.as_ref() == Some(id)
+            {
+                self.promise(name, None);
+            }
+            self.settle_out(name, id);
             self.dirty.insert(name.clone());
+            self.look(name);
             self.touch_followers(name);
         }
-        slot.globals
-            .names()
-            .iter()
-            .for_each(|name| self.touch_followers(name));
-        for (name, unit) in &mut self.units {
-            if unit.held_by.remove(id) {
-                self.queue.insert(name.clone());
+        if let Some(slot) = self.machines.remove(id) {
+            self.by_load.remove(&(slot.load(), id.clone()));
+            for name in slot.globals.names() {
+                self.touch_followers(name);
+                self.touch_dependents(name);
             }
         }
-        self.freed = true;
+        self.stale.remove(id);
+        for name in held {
+            if let Some(entry) = self.units.get_mut(&name) {
+                entry.held_by.remove(id);
+            }
+            self.forget_if_gone(&name);
+            self.look(&name);
+            self.touch_dependents(&name);
+        }
+        self.freed.insert(id.clone());
     }
 
     /// A unit exists, or has changed.
@@ -145,43 +285,33 @@ impl Scheduler {
         requirements: Arc<Requirements>,
         target: TargetState,
     ) {
-        if let Some(old) = self.units.get(name) {
-            if old.requirements == requirements && old.target == target {
-                return;
+        let known = self.units.get(name).is_some_and(|e| e.exists);
+        if let Some(old) = self.units.get(name)
+            && known
+            && old.requirements == requirements
+            && old.target == target
+        {
+            return;
+        }
+        if !known && requirements.partition == Partition::Stop {
+            self.raise_fence_of_newcomer(name);
+        }
+        self.change(name, |entry| {
+            entry.exists = true;
+            if entry.requirements != requirements {
+                entry.promised = None;
+                entry.requirements = requirements;
             }
-            self.forget_requirements(name);
-        } else {
-            let held_by = BTreeSet::new();
-            let entry = Entry {
-                requirements: requirements.clone(),
-                target,
-                scheduled: None,
-                held_by,
-            };
-            self.units.insert(name.clone(), entry);
-        }
-        if let Some(entry) = self.units.get_mut(name) {
-            entry.requirements = requirements.clone();
             entry.target = target;
+        });
+    }
+
+    /// How a batch unit's last attempt ended, if one has.
+    pub fn set_result(&mut self, name: &UnitName, result: Option<Arc<BatchResult>>) {
+        let known = self.units.get(name).filter(|e| e.exists);
+        if known.is_some_and(|e| e.result != result) {
+            self.change(name, |entry| entry.result = result);
         }
-        for peer in &requirements.peers {
-            self.followers
-                .entry(peer.clone())
-                .or_default()
-                .insert(name.clone());
-        }
-        let runs = target != TargetState::Inactive && !name.is_template();
-        if requirements.global && runs {
-            self.globals.insert(name.clone());
-            self.refresh_all_globals();
-        }
-        if let Some(machine) = self.units.get(name).and_then(|e| e.scheduled.clone()) {
-            self.settle_in(name, &machine);
-        }
-        self.dirty.insert(name.clone());
-        self.queue.insert(name.clone());
-        self.touch_followers(name);
-        self.freed = true;
     }
 
     /// A unit is gone. Its record on a machine, if any, is still respected.
@@ -189,30 +319,26 @@ impl Scheduler {
         if !self.units.contains_key(name) {
             return;
         }
-        self.forget_requirements(name);
-        let held = self
-            .units
-            .remove(name)
-            .map(|e| e.held_by)
-            .unwrap_or_default();
-        if !held.is_empty() {
-            // A unit of the same name may be made again before its machine has let go.
-            let requirements = Arc::new(Requirements::default());
-            let target = TargetState::Inactive;
-            let entry = Entry {
-                requirements,
-                target,
-                scheduled: None,
-                held_by: held,
+        self.change(name, |entry| {
+            let held_by = std::mem::take(&mut entry.held_by);
+            *entry = Entry {
+                held_by,
+                ..Entry::default()
             };
-            self.units.insert(name.clone(), entry);
-        }
-        self.waiting.remove(name);
+        });
+        // A unit of the same name may be made again before its machine has let go.
+        self.forget_if_gone(name);
+        self.unwait(name);
         self.settling.remove(name);
         self.dirty.remove(name);
         self.queue.remove(name);
-        self.touch_followers(name);
-        self.freed = true;
+    }
+
+    fn forget_if_gone(&mut self, name: &UnitName) {
+        let entry = self.units.get(name);
+        if entry.is_some_and(|e| !e.exists && e.held_by.is_empty()) {
+            self.units.remove(name);
+        }
     }
 
     /// The registry says where a unit is scheduled.
@@ -222,34 +348,67 @@ impl Scheduler {
         };
         let same = entry.scheduled == machine;
         if machine.is_none() && self.settling.remove(name) {
-            self.queue.insert(name.clone());
+            self.look(name);
         }
         if same {
             return;
         }
+        if let Some(entry) = self.units.get_mut(name) {
+            entry.why = None;
+        }
+        if machine.is_some() {
+            self.promise(name, None);
+            self.fences.remove(name);
+        }
         self.move_to(name, machine.as_ref());
         self.dirty.insert(name.clone());
-        self.queue.insert(name.clone());
+        self.look(name);
+    }
+
+    /// How far a machine is with a unit, if it has a record of it.
+    pub fn set_state(&mut self, name: &UnitName, machine: &MachineId, state: Option<Activity>) {
+        let changed = match state {
+            Some(activity) => {
+                let entry = self.units.entry(name.clone()).or_default();
+                let old = entry.held_by.insert(machine.clone(), activity);
+                if old.is_none() {
+                    let records = self.records.entry(machine.clone()).or_default();
+                    records.insert(name.clone());
+                }
+                old != Some(activity)
+            }
+            None => {
+                let entry = self.units.get_mut(name);
+                let old = entry.and_then(|entry| entry.held_by.remove(machine));
+                if old.is_some() {
+                    if let Some(records) = self.records.get_mut(machine) {
+                        records.remove(name);
+                        if records.is_empty() {
+                            self.records.remove(machine);
+                        }
+                    }
+                    self.forget_if_gone(name);
+                    self.look(name);
+                }
+                old.is_some()
+            }
+        };
+        if changed {
+            self.touch_dependents(name);
+        }
     }
 
     /// A machine has, or no longer has, a record of a unit.
     pub fn set_held(&mut self, name: &UnitName, machine: &MachineId, held: bool) {
-        if held {
-            let entry = self.units.entry(name.clone()).or_insert_with(|| Entry {
-                requirements: Arc::default(),
-                target: TargetState::Inactive,
-                scheduled: None,
-                held_by: BTreeSet::new(),
-            });
-            entry.held_by.insert(machine.clone());
-        } else if let Some(entry) = self.units.get_mut(name)
-            && entry.held_by.remove(machine)
-        {
-            self.queue.insert(name.clone());
-        }
+        self.set_state(name, machine, held.then(Activity::default));
     }
 
-    /// The units that wait, and why.
+    /// Asks for at most `budget` moves that even out the load, with the next plan.
+    pub fn rebalance(&mut self, budget: u32) {
+        self.rebalance = Some(self.rebalance.unwrap_or(0).max(budget));
+    }
+
+    /// The units that wait, and why, as of their last look.
     #[must_use]
     pub fn waiting(&self) -> &BTreeMap<UnitName, Waiting> {
         &self.waiting
@@ -260,437 +419,24 @@ impl Scheduler {
     pub fn scheduled(&self, name: &UnitName) -> Option<&MachineId> {
         self.units.get(name)?.scheduled.as_ref()
     }
-}
 
-/// Keeping the index consistent.
-impl Scheduler {
-    fn scheduled_on(&self, id: &MachineId) -> Vec<UnitName> {
-        let here = self
-            .units
-            .iter()
-            .filter(|(_, e)| e.scheduled.as_ref() == Some(id));
-        here.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Takes a unit out of everything that depends on its requirements and target.
-    fn forget_requirements(&mut self, name: &UnitName) {
-        let Some(entry) = self.units.get(name) else {
-            return;
-        };
-        let (requirements, scheduled) = (entry.requirements.clone(), entry.scheduled.clone());
-        if let Some(machine) = scheduled {
-            self.settle_out(name, &machine);
-        }
-        for peer in &requirements.peers {
-            if let Some(followers) = self.followers.get_mut(peer) {
-                followers.remove(name);
-                if followers.is_empty() {
-                    self.followers.remove(peer);
-                }
-            }
-        }
-        if self.globals.remove(name) {
-            self.refresh_all_globals();
-        }
-    }
-
-    fn move_to(&mut self, name: &UnitName, machine: Option<&MachineId>) {
-        let Some(entry) = self.units.get_mut(name) else {
-            return;
-        };
-        let old = std::mem::replace(&mut entry.scheduled, machine.cloned());
-        if let Some(old) = old {
-            self.settle_out(name, &old);
-            self.freed = true;
-        }
-        if let Some(new) = machine {
-            self.settle_in(name, new);
-            self.waiting.remove(name);
-        }
-        self.touch_followers(name);
-    }
-
-    /// Puts a unit among the residents of a machine, if it counts there.
-    fn settle_in(&mut self, name: &UnitName, machine: &MachineId) {
-        let Some(entry) = self.units.get(name) else {
-            return;
-        };
-        let Some(slot) = self.machines.get_mut(machine) else {
-            return;
-        };
-        if !entry.wants_place(name) {
-            return;
-        }
-        let load = slot.load();
-        slot.residents.add(name, &entry.requirements);
-        // Those it replaces must be tested again.
-        for glob in &entry.requirements.replaces {
-            self.dirty
-                .extend(slot.residents.matching(glob, name).cloned());
-        }
-        self.reload(machine, load);
-        self.refresh_globals(machine);
-    }
-
-    fn settle_out(&mut self, name: &UnitName, machine: &MachineId) {
-        let Some(entry) = self.units.get(name) else {
-            return;
-        };
-        let Some(slot) = self.machines.get_mut(machine) else {
-            return;
-        };
-        let load = slot.load();
-        slot.residents.remove(name, &entry.requirements);
-        self.reload(machine, load);
-        self.refresh_globals(machine);
-    }
-
-    /// Moves a machine to its place by load.
-    fn reload(&mut self, machine: &MachineId, old: usize) {
-        let Some(slot) = self.machines.get(machine) else {
-            return;
-        };
-        let new = slot.load();
-        if new != old {
-            self.by_load.remove(&(old, machine.clone()));
-            self.by_load.insert((new, machine.clone()));
-        }
-    }
-
-    /// Decides again which global units run on a machine.
-    fn refresh_globals(&mut self, machine: &MachineId) {
-        let Some(slot) = self.machines.get_mut(machine) else {
-            return;
-        };
-        if self.globals.is_empty() && slot.globals.names().is_empty() {
-            return;
-        }
-        let units = &self.units;
-        let globals = self
-            .globals
-            .iter()
-            .filter_map(|name| units.get(name).map(|entry| (name, &*entry.requirements)));
-        let accepted = accept_globals(&slot.metadata, &slot.residents, globals);
-        if accepted.names() == slot.globals.names() {
-            slot.globals = accepted;
-            return;
-        }
-        let load = slot.load();
-        let changed: Vec<UnitName> = accepted
-            .names()
-            .symmetric_difference(slot.globals.names())
-            .cloned()
-            .collect();
-        slot.globals = accepted;
-        self.reload(machine, load);
-        changed.iter().for_each(|name| self.touch_followers(name));
-        self.freed = true;
-    }
-
-    fn refresh_all_globals(&mut self) {
-        let machines: Vec<MachineId> = self.machines.keys().cloned().collect();
-        machines.iter().for_each(|id| self.refresh_globals(id));
-    }
-
-    /// Whoever must be where this unit is has to be looked at again.
-    fn touch_followers(&mut self, name: &UnitName) {
-        if let Some(followers) = self.followers.get(name.as_str()) {
-            self.dirty.extend(followers.iter().cloned());
-            self.queue.extend(followers.iter().cloned());
-        }
+    /// What a machine that is present carries.
+    #[must_use]
+    pub fn machine(&self, id: &MachineId) -> Option<MachineLoad> {
+        let slot = self.machines.get(id)?;
+        Some(MachineLoad {
+            offer: slot.offer,
+            reserved: slot.reserved(),
+            units: slot.residents.names().len() + slot.globals.names().len(),
+            load: slot.load(),
+            access: slot.access,
+        })
     }
 }
 
-/// Deciding.
-impl Scheduler {
-    /// Looks at everything that a change has touched and says what to do about it.
-    pub fn plan(&mut self) -> Plan {
-        let before = self.waiting.clone();
-        loop {
-            if let Some(name) = self.dirty.pop_first() {
-                self.test(&name);
-            } else if std::mem::take(&mut self.freed) {
-                self.queue.extend(self.waiting.keys().cloned());
-            } else if let Some(name) = self.queue.pop_first() {
-                self.place(&name);
-            } else {
-                break;
-            }
-        }
-        self.taken_off.clear();
-        self.queue.extend(std::mem::take(&mut self.parked));
-        let tasks = std::mem::take(&mut self.changed)
-            .into_iter()
-            .filter_map(|(unit, (from, why))| {
-                let to = self.units.get(&unit).and_then(|e| e.scheduled.clone());
-                let step = match (from, to) {
-                    (from, to) if from == to => return None,
-                    (from, Some(to)) => Step::Schedule { to, from },
-                    (Some(from), None) => Step::Unschedule { from },
-                    (None, None) => return None,
-                };
-                Some(EngineTask { unit, step, why })
-            })
-            .collect();
-        let new = self
-            .waiting
-            .iter()
-            .filter(|(name, why)| before.get(*name) != Some(*why));
-        Plan {
-            tasks,
-            waits: new.map(|(n, w)| (n.clone(), w.clone())).collect(),
-        }
-    }
-
-    /// Tests a scheduled unit against its machine and takes it off if it cannot stay.
-    fn test(&mut self, name: &UnitName) {
-        let Some(entry) = self.units.get(name) else {
-            return;
-        };
-        let Some(machine) = entry.scheduled.clone() else {
-            return;
-        };
-        let requirements = entry.requirements.clone();
-        let why = if requirements.global {
-            Reason::BecameGlobal
-        } else if !entry.wants_place(name) {
-            Reason::NotWanted
-        } else {
-            let Some(slot) = self.machines.get(&machine) else {
-                self.take_off(name, Reason::MachineGone);
-                return;
-            };
-            // Of two that cannot be together the first by name stays.
-            let conflicting: Vec<UnitName> = slot
-                .residents
-                .conflicts(name, &requirements)
-                .cloned()
-                .collect();
-            let first = conflicting
-                .iter()
-                .min()
-                .filter(|other| *other < name)
-                .cloned();
-            let obstacle = self
-                .basic_obstacle(&machine, slot, &requirements)
-                .or(first.map(|unit| Obstacle::Conflict { unit }))
-                .or_else(|| self.replaced(slot, name));
-            let Some(obstacle) = obstacle else {
-                self.dirty.extend(conflicting);
-                return;
-            };
-            Reason::NoLongerFits(obstacle)
-        };
-        self.take_off(name, why);
-    }
-
-    fn take_off(&mut self, name: &UnitName, why: Reason) {
-        self.note(name, why);
-        self.move_to(name, None);
-        let before = self
-            .changed
-            .get(name)
-            .and_then(|(before, _)| before.as_ref());
-        if before.is_some_and(|machine| self.machines.contains_key(machine)) {
-            // Comes back when its removal has been seen: then nothing can be claimed any more.
-            self.settling.insert(name.clone());
-        } else if !self.taken_off.insert(name.clone()) {
-            // Rules that contradict each other could go on like this for ever.
-            self.parked.insert(name.clone());
-        }
-        self.queue.insert(name.clone());
-    }
-
-    /// Remembers what the schedule was before this plan, and the last reason for changing it.
-    fn note(&mut self, name: &UnitName, why: Reason) {
-        let scheduled = self.units.get(name).and_then(|e| e.scheduled.clone());
-        let first = self
-            .changed
-            .remove(name)
-            .map_or(scheduled, |(before, _)| before);
-        self.changed.insert(name.clone(), (first, why));
-    }
-
-    /// Finds a machine for a unit, or the reason why there is none.
-    fn place(&mut self, name: &UnitName) {
-        let Some(entry) = self.units.get(name) else {
-            return;
-        };
-        if entry.scheduled.is_some() || !entry.wants_place(name) {
-            self.waiting.remove(name);
-            return;
-        }
-        if self.settling.contains(name) {
-            self.waiting.insert(name.clone(), Waiting::Settling);
-            return;
-        }
-        if self.parked.contains(name) {
-            self.waiting.insert(name.clone(), Waiting::Contradiction);
-            return;
-        }
-        match self.choose(name, entry) {
-            Ok((machine, load)) => {
-                self.note(name, Reason::LeastLoaded { load });
-                self.move_to(name, Some(&machine));
-            }
-            Err(waiting) => {
-                self.waiting.insert(name.clone(), waiting);
-            }
-        }
-    }
-
-    fn choose(&self, name: &UnitName, entry: &Entry) -> Result<(MachineId, usize), Waiting> {
-        if self.machines.is_empty() {
-            return Err(Waiting::NoMachines);
-        }
-        let requirements = &*entry.requirements;
-        let mut obstacles = Vec::new();
-        let mut refused = 0;
-        let only = self.peers_place(requirements)?;
-        for (load, machine) in &self.by_load {
-            if only.is_some_and(|only| only != machine) {
-                continue;
-            }
-            let Some(slot) = self.machines.get(machine) else {
-                continue;
-            };
-            match self.obstacle(name, requirements, machine, slot) {
-                None => {
-                    let other = entry
-                        .held_by
-                        .iter()
-                        .find(|holder| *holder != machine && self.machines.contains_key(*holder));
-                    return match other {
-                        Some(holder) => Err(Waiting::StillOn {
-                            machine: holder.clone(),
-                        }),
-                        None => Ok((machine.clone(), *load)),
-                    };
-                }
-                Some(obstacle) => {
-                    refused += 1;
-                    if obstacles.len() < OBSTACLES_LISTED {
-                        obstacles.push((machine.clone(), obstacle));
-                    }
-                }
-            }
-        }
-        let more = refused - obstacles.len();
-        // By machine, so that changing loads do not make a new reason.
-        obstacles.sort_by(|a, b| a.0.cmp(&b.0));
-        Err(Waiting::NoFit { obstacles, more })
-    }
-
-    /// The one machine on which all scheduled peers are, if there are any.
-    fn peers_place(&self, requirements: &Requirements) -> Result<Option<&MachineId>, Waiting> {
-        let mut only: Option<(&String, &MachineId)> = None;
-        for peer in &requirements.peers {
-            match (self.peer(peer), only) {
-                (Peer::Nowhere, _) => {
-                    return Err(Waiting::PeerUnscheduled { peer: peer.clone() });
-                }
-                (Peer::On(machine), Some((one, other))) if other != machine => {
-                    let (one, other) = (one.clone(), peer.clone());
-                    return Err(Waiting::PeersApart { one, other });
-                }
-                (Peer::On(machine), _) => only = Some((peer, machine)),
-                (Peer::Global, _) => {}
-            }
-        }
-        Ok(only.map(|(_, machine)| machine))
-    }
-
-    fn peer(&self, name: &str) -> Peer<'_> {
-        match self.units.get(name) {
-            Some(_) if self.globals.contains(name) => Peer::Global,
-            Some(Entry {
-                scheduled: Some(machine),
-                target,
-                ..
-            }) if *target != TargetState::Inactive => Peer::On(machine),
-            _ => Peer::Nowhere,
-        }
-    }
-
-    /// All tests of one machine for one unit that is not on it.
-    fn obstacle(
-        &self,
-        name: &UnitName,
-        requirements: &Requirements,
-        machine: &MachineId,
-        slot: &Slot,
-    ) -> Option<Obstacle> {
-        let conflict = || {
-            let scheduled = slot.residents.conflicts(name, requirements);
-            let unit = scheduled
-                .chain(slot.globals.conflicts(name, requirements))
-                .min()?;
-            Some(Obstacle::Conflict { unit: unit.clone() })
-        };
-        self.basic_obstacle(machine, slot, requirements)
-            .or_else(conflict)
-            .or_else(|| self.replaced(slot, name))
-    }
-
-    /// MachineID, metadata, MachineOf.
-    fn basic_obstacle(
-        &self,
-        machine: &MachineId,
-        slot: &Slot,
-        requirements: &Requirements,
-    ) -> Option<Obstacle> {
-        if !requirements.admits_machine(machine) {
-            let wanted = requirements.machine_id.clone().unwrap_or_default();
-            return Some(Obstacle::OtherMachine { wanted });
-        }
-        if let Some(key) = requirements.missing_metadata(&slot.metadata) {
-            return Some(Obstacle::Metadata {
-                key: key.to_owned(),
-            });
-        }
-        let there = |peer: &&String| match self.peer(peer) {
-            Peer::On(place) => place == machine,
-            Peer::Global => slot.globals.names().contains(peer.as_str()),
-            Peer::Nowhere => false,
-        };
-        let away = requirements.peers.iter().find(|peer| !there(peer))?;
-        Some(Obstacle::PeerAway { peer: away.clone() })
-    }
-
-    /// Whether a resident replaces the unit. Replacements in a circle are ignored, or the units
-    /// would chase each other for ever.
-    fn replaced(&self, slot: &Slot, name: &UnitName) -> Option<Obstacle> {
-        let unit = slot
-            .residents
-            .replacers(name)
-            .find(|other| !self.leads_to(name, other))?;
-        Some(Obstacle::ReplacedBy { unit: unit.clone() })
-    }
-
-    /// Whether following Replaces from `from` arrives at `to`.
-    fn leads_to(&self, from: &UnitName, to: &UnitName) -> bool {
-        let mut seen = BTreeSet::from([from]);
-        let mut open = vec![from];
-        while let Some(name) = open.pop() {
-            let globs = self
-                .units
-                .get(name)
-                .map_or(&[][..], |e| &e.requirements.replaces);
-            for glob in globs {
-                let prefix = glob.literal_prefix();
-                let range = self
-                    .units
-                    .range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-                for (next, _) in range.take_while(|(n, _)| n.as_str().starts_with(prefix)) {
-                    if glob.matches(next.as_str()) && seen.insert(next) {
-                        if next == to {
-                            return true;
-                        }
-                        open.push(next);
-                    }
-                }
-            }
-        }
-        false
-    }
+/// Names of the residents.
+pub(super) fn slot_names(slot: Option<&Slot>) -> Vec<UnitName> {
+    slot.map_or_else(Vec::new, |slot| {
+        slot.residents.names().iter().cloned().collect()
+    })
 }

@@ -1,0 +1,108 @@
+//! `result`: what came of a batch unit.
+
+use std::process::ExitCode;
+
+use fleet_model::{BatchResult, Outcome, mangle};
+use serde_json::json;
+
+use super::{get, requirements};
+use crate::api::Client;
+use crate::cli::ResultOf;
+use crate::error::Failure;
+use crate::list::{legend, machines_by_id};
+use crate::out::Out;
+use crate::wait::{Look, Patience, Waiter};
+
+/// `result`. The exit status is 0 only after success.
+pub(crate) fn result(client: &Client, out: &Out, args: &ResultOf) -> Result<ExitCode, Failure> {
+    let name = mangle(&args.unit);
+    let unit = get(client, &name)?;
+    let Some(batch) = requirements(&unit).batch else {
+        return Err(Failure::Refused(format!(
+            "unit {name} is no batch unit: it has no Batch=yes in [X-Fleet]"
+        )));
+    };
+    let is_final = |result: &BatchResult| result.is_final(batch.retries);
+    if args.wait {
+        let patience = Patience::from_attempts(args.block_attempts);
+        let waiter = Waiter {
+            client,
+            out,
+            patience,
+        };
+        waiter.each(std::slice::from_ref(&name), "finished", |round, name| {
+            round.unit(name)?;
+            let done = client.result(name)?.as_ref().is_some_and(is_final);
+            Ok(if done { Look::Done } else { Look::NotYet })
+        })?;
+    }
+    let Some(result) = client.result(&name)? else {
+        return Err(Failure::Refused(format!(
+            "unit {name} has no result yet: it is {} wanted, and {}",
+            unit.desired_state, unit.current_state
+        )));
+    };
+    out.document(json!({"unit": name, "result": result, "final": is_final(&result)}));
+    let machines = machines_by_id(client)?;
+    out.line(&line(
+        &name,
+        &result,
+        is_final(&result),
+        &legend(&result.machine, &machines, false),
+    ));
+    Ok(match result.outcome {
+        Outcome::Success => ExitCode::SUCCESS,
+        Outcome::Failure => ExitCode::FAILURE,
+    })
+}
+
+fn line(name: &str, result: &BatchResult, is_final: bool, machine: &str) -> String {
+    let outcome = match (result.outcome, is_final) {
+        (Outcome::Success, _) => "success",
+        (Outcome::Failure, true) => "failure",
+        (Outcome::Failure, false) => "failure, to be tried again",
+    };
+    let attempts = match result.attempts {
+        1 => "1 attempt".to_owned(),
+        n => format!("{n} attempts"),
+    };
+    let mut text = format!(
+        "Unit {name} {outcome}: exit status {} after {attempts}, on {machine}",
+        result.exit_status
+    );
+    if !result.finished.is_empty() {
+        text.push_str(&format!(", {}", result.finished));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_read_well() {
+        let mut result = BatchResult {
+            outcome: Outcome::Success,
+            exit_status: 0,
+            attempts: 1,
+            machine: "m".into(),
+            finished: "2026-11-28T22:00:00Z".into(),
+        };
+        assert_eq!(
+            line("a.service", &result, true, "m"),
+            "Unit a.service success: exit status 0 after 1 attempt, on m, 2026-11-28T22:00:00Z"
+        );
+        result = BatchResult {
+            outcome: Outcome::Failure,
+            exit_status: 3,
+            attempts: 2,
+            finished: String::new(),
+            ..result
+        };
+        assert_eq!(
+            line("a.service", &result, false, "m"),
+            "Unit a.service failure, to be tried again: exit status 3 after 2 attempts, on m"
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! What becomes of work that is done: what is known of local units changes, or the work is due
+//! again later. And the two ends of an agent's life: records of ours that nothing stands behind, and
+//! the farewell.
+
+use std::time::Duration;
+
+use fleet_model::UnitName;
+use tokio::time::Instant;
+
+use super::work::{Done, Outcome};
+use super::{Agent, FIRST_RETRY, LONGEST_RETRY, Local, Retry};
+
+/// First pause of what is expected to pass soon.
+const SOON: Duration = Duration::from_millis(100);
+/// How long a unit may take to stop at the end of the daemon.
+const FAREWELL: Duration = Duration::from_secs(60);
+
+impl Agent {
+    pub(super) fn finish(&mut self, done: Done) {
+        for (name, outcome) in done.0 {
+            if matches!(outcome, Outcome::Recorded) {
+                // Records that nothing here stands behind.
+                if !self.local.contains_key(&name) && !self.busy.contains(&name) {
+                    self.forget(name);
+                }
+                continue;
+            }
+            self.busy.remove(&name);
+            match outcome {
+                Outcome::Loaded(unit) => {
+                    self.retries.remove(&name);
+                    self.local.insert(name.clone(), Local::new(unit, None));
+                    self.ask.insert(name);
+                }
+                Outcome::Started { restart } => {
+                    self.retries.remove(&name);
+                    if let Some(local) = self.local.get_mut(&name) {
+                        (local.unit.launched, local.unit.restart) = (true, restart);
+                        local.ended = false;
+                    }
+                    self.ask.insert(name.clone());
+                    self.tell(&name);
+                }
+                Outcome::Stopped => {
+                    self.retries.remove(&name);
+                    if let Some(local) = self.local.get_mut(&name) {
+                        local.unit.launched = false;
+                    }
+                    self.ask.insert(name.clone());
+                    self.tell(&name);
+                }
+                Outcome::Unloaded => {
+                    self.reload = true;
+                    self.retries.remove(&name);
+                    self.local.remove(&name);
+                    self.ask.remove(&name);
+                    self.forget(name);
+                }
+                Outcome::NotOurs => {
+                    // The schedule has changed; the news of it is on its way.
+                    tracing::debug!(unit = %name, "not taken: scheduled elsewhere meanwhile");
+                    self.rest(&name, SOON);
+                }
+                Outcome::Held => {
+                    tracing::info!(unit = %name, "not started: its lease is not sure");
+                    if let Some(local) = self.local.get_mut(&name) {
+                        local.unit.launched = false;
+                    }
+                    self.tell(&name);
+                    self.rest(&name, SOON);
+                }
+                Outcome::Runs | Outcome::Ended => {
+                    self.retries.remove(&name);
+                    if let Some(local) = self.local.get_mut(&name) {
+                        local.ended |= matches!(outcome, Outcome::Ended);
+                    }
+                }
+                Outcome::Recorded => {}
+                Outcome::Failed { what, error, ours } => {
+                    let pause = self.rest(&name, FIRST_RETRY);
+                    tracing::error!(unit = %name, "failed to {what} {name}: {error}; \
+                        next try in {} s", pause.as_secs());
+                    if let Some(local) = self.local.get_mut(&name) {
+                        local.news = true;
+                    }
+                    if !ours {
+                        self.forget(name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets a unit rest, longer each time, until the next try.
+    fn rest(&mut self, name: &UnitName, first: Duration) -> Duration {
+        let pause = self.retries.get(name).map_or(first, |r| r.pause * 2);
+        let pause = pause.min(LONGEST_RETRY);
+        let at = Some(Instant::now() + pause);
+        self.retries.insert(name.clone(), Retry { at, pause });
+        pause
+    }
+
+    /// Drops our record of a unit.
+    fn forget(&mut self, name: UnitName) {
+        self.dropping.insert(name.clone());
+        // The publisher lives as long as we do.
+        let _ = self.publish.send((name, None));
+    }
+
+    /// Once, when the registry can be read: drops records of ours that nothing here stands behind.
+    pub(super) fn sweep(&mut self) {
+        if self.swept || self.context.standing.borrow().lease.is_none() {
+            return;
+        }
+        self.swept = true;
+        let (registry, me) = (self.context.registry.clone(), self.context.me.clone());
+        self.work.spawn(async move {
+            let mut pause = FIRST_RETRY;
+            loop {
+                match registry.recorded_on(&me).await {
+                    Ok(names) => {
+                        let recorded = names.into_iter().map(|name| (name, Outcome::Recorded));
+                        return Done(recorded.collect());
+                    }
+                    Err(error) => tracing::warn!("{}", telemetry::chain(&error)),
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_RETRY);
+            }
+        });
+    }
+
+    /// The end: everything is stopped and taken away, as far as that works in time.
+    pub(super) async fn unload_everything(&mut self) {
+        let names: Vec<UnitName> = self.local.keys().cloned().collect();
+        tracing::info!("unloading {} units", names.len());
+        for name in names {
+            if !self.busy.contains(&name) {
+                let parts = self.parts();
+                self.begin(&name.clone(), async move { parts.unload(name).await });
+            }
+        }
+        let end = Instant::now() + FAREWELL;
+        while !self.busy.is_empty() {
+            match tokio::time::timeout_at(end, self.work.join_next()).await {
+                Ok(Some(Ok(done))) => self.finish(done),
+                Ok(Some(Err(_))) => {}
+                _ => break,
+            }
+        }
+        if self.reload {
+            self.parts().reload().await;
+        }
+        for name in &self.busy {
+            tracing::error!(unit = %name, "{name} did not stop in time");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What files and variables make of the settings.
+
+use super::*;
+
+#[test]
+fn a_file_and_the_environment_are_read_and_complaints_say_where() {
+    let text = "# c\nmetadata=\"role=core,disk=ssd\"\netcd_servers=[\"http://10.0.2.11:2379\", 'http://10.0.2.12:2379']\n\
+                agent_ttl=30s\npublic_ip=10.0.2.11\nverbosity=x\nfoo=1\netcd_cafile=\nenable_grpc=true\n";
+    let environment = [
+        ("FLEET_PUBLIC_IP".to_owned(), "10.0.2.99".to_owned()),
+        ("FLEET_ETCD_KEY_PREFIX".to_owned(), "x/y".to_owned()),
+        ("HOME".to_owned(), "/".to_owned()),
+    ];
+    let (s, warnings) = Settings::from_text("f", text, environment.into_iter()).unwrap();
+    assert_eq!(s.metadata["role"], "core");
+    assert_eq!(s.etcd_servers.len(), 2);
+    assert_eq!(s.agent_ttl, Duration::from_secs(30));
+    assert_eq!(
+        (s.public_ip.as_str(), s.etcd_key_prefix.as_str()),
+        ("10.0.2.99", "/x/y/")
+    );
+    assert_eq!(
+        warnings,
+        [
+            "f:9: enable_grpc: not needed with etcd v3",
+            "f:7: unknown key foo",
+            "f:6: verbosity: not a number; the default stays",
+        ]
+    );
+    let error = Settings::from_text("f", "a=b\nnonsense", std::iter::empty()).unwrap_err();
+    assert_eq!(error.to_string(), "f:2: neither a comment nor KEY=VALUE");
+    assert!(Settings::from_text("f", "etcd_servers=ftp://x", std::iter::empty()).is_err());
+}
+
+fn read(text: &str) -> Result<(Settings, Vec<String>), ConfigError> {
+    Settings::from_text("f", text, std::iter::empty())
+}
+
+#[test]
+fn every_key_of_the_contract_is_understood() {
+    let text = "verbosity=1\netcd_servers=http://h:1\netcd_username=u\netcd_password=p\n\
+                etcd_cafile=\netcd_certfile=\netcd_keyfile=\netcd_key_prefix=/p\n\
+                etcd_request_timeout=2.5\nengine_reconcile_interval=0.5\npublic_ip=1.2.3.4\n\
+                metadata=a=b\nagent_ttl=1m\ntoken_limit=7\ndisable_engine=true\n\
+                units_directory=/u\nsystemd_user=yes\n\
+                api_certfile=/ac\napi_keyfile=/ak\napi_cafile=/aca\n\
+                api_roles=ops:admin, ci:operate\nplain_role=read\naudit=no\n\
+                enable_grpc=false\ndisable_watches=false\nverify_units=\nauthorized_keys_file=\n";
+    let (s, warnings) = read(text).unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!((s.verbosity, s.token_limit, s.disable_engine), (1, 7, true));
+    assert_eq!(s.etcd_request_timeout, Duration::from_millis(2500));
+    assert_eq!(s.engine_reconcile_interval, Duration::from_millis(500));
+    assert_eq!(s.etcd_credentials.unwrap().user, "u");
+    assert_eq!((s.systemd_user, s.audit), (true, false));
+    assert_eq!(s.api_tls.unwrap().ca, PathBuf::from("/aca"));
+    assert_eq!(
+        (s.api_roles["ops"], s.api_roles["ci"]),
+        (Role::Admin, Role::Operate)
+    );
+    assert_eq!(s.plain_role, Role::Read);
+}
+
+#[test]
+fn a_slip_in_a_key_of_access_is_an_error() {
+    for (text, expect) in [
+        (
+            "\napi_roles=ops",
+            "f:2: api_roles: \"ops\" is not NAME:ROLE",
+        ),
+        (
+            "api_roles=ops:king",
+            "f:1: api_roles: \"king\" is none of read, operate, admin",
+        ),
+        (
+            "api_roles=a:read,a:admin",
+            "f:1: api_roles: a is there twice",
+        ),
+        (
+            "plain_role=none",
+            "f:1: plain_role: \"none\" is none of read, operate, admin",
+        ),
+        ("audit=perhaps", "f:1: audit: neither yes nor no"),
+        (
+            "api_certfile=/c",
+            "api_certfile is set, api_keyfile is not: TLS needs both",
+        ),
+        (
+            "api_cafile=/c",
+            "api_cafile is set, api_certfile is not: TLS needs both",
+        ),
+    ] {
+        assert_eq!(read(text).unwrap_err().to_string(), expect, "{text}");
+    }
+}
+
+#[test]
+fn files_for_tls_are_read_at_once_and_named_when_bad() {
+    let load = |text: &str| {
+        Settings::from_text("f", text, std::iter::empty()).map(|(s, _)| s.etcd_tls.is_some())
+    };
+    assert!(!load("etcd_cafile=\netcd_certfile=\n").unwrap());
+    for (text, expect) in [
+        ("etcd_cafile=/nowhere/ca.pem", "/nowhere/ca.pem: "),
+        (
+            "etcd_certfile=/nowhere/a.pem",
+            "a.pem is of no use without a key",
+        ),
+        (
+            "etcd_servers=https://a:1\netcd_cafile=/dev/null",
+            "/dev/null: holds no certificate",
+        ),
+    ] {
+        let chain = telemetry::chain(&load(text).unwrap_err());
+        assert!(chain.contains(expect), "{text}: {chain}");
+    }
+}
+
+#[test]
+fn addresses_for_dns_may_have_ports() {
+    for (text, expect) in [
+        ("127.0.0.54", Some("127.0.0.54:53")),
+        ("127.0.0.54:5353", Some("127.0.0.54:5353")),
+        ("::1", Some("[::1]:53")),
+        ("[::1]:5353", Some("[::1]:5353")),
+        ("localhost", None),
+        ("127.0.0.54:x", None),
+        ("", None),
+    ] {
+        let read = dns_address(text).map(|a| a.to_string());
+        assert_eq!(read.as_deref(), expect, "{text}");
+    }
+    let text = "dns_listen=127.0.0.54, 172.17.0.1";
+    let (settings, warnings) = Settings::from_text("f", text, std::iter::empty()).unwrap();
+    assert_eq!((settings.dns_listen.len(), warnings.len()), (2, 0));
+}

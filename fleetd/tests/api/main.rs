@@ -1,0 +1,14 @@
+//! The API over real sockets, on a store in memory: conformance with the contract row by row,
+//! access, limits, and what is beyond the original.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
+
+mod beyond;
+mod conformance;
+mod harness;
+mod hostile;
+#[allow(dead_code, reason = "the cluster tests use the rest")]
+#[path = "../cluster/pretend.rs"]
+mod pretend;
+mod security;
+mod whole;

@@ -1,0 +1,276 @@
+//! Life of a unit beyond placement: restarts, batch units, losing the cluster, and what is left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_kv::Kv;
+use etcd_kv::testing::EtcdServer;
+use fleet_model::{Outcome, UnitName};
+use fleetd::registry::Registry;
+use tokio::time::{Instant, sleep};
+
+use crate::counting::Counting;
+use crate::harness::{Cluster, eventually};
+
+const PREFIX: &str = "/_coreos.com/fleet/";
+const PLAIN: &str = "[Service]\nExecStart=/x\n";
+
+fn registry(kv: Arc<dyn Kv>) -> Registry {
+    Registry::new(kv, PREFIX)
+}
+
+fn name(text: &str) -> UnitName {
+    UnitName::parse(text).unwrap()
+}
+
+/// Keys below the prefix that belong to units.
+async fn unit_keys(kv: &dyn Kv) -> Vec<String> {
+    let all = kv.list(format!("{PREFIX}v3/")).await.unwrap().kvs;
+    all.iter()
+        .map(|kv| kv.key_str().into_owned())
+        .filter(|key| {
+            ["/job/", "/state/", "/announce/"]
+                .iter()
+                .any(|p| key.contains(p))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_stops_and_starts_once_wherever_the_unit_runs() {
+    let etcd = EtcdServer::start().await;
+    let registry = registry(Arc::new(etcd.client()));
+    let mut cluster = Cluster::start(&etcd, 2).await;
+    cluster.put("a.service", PLAIN, "launched").await;
+    cluster.put("l.service", PLAIN, "loaded").await;
+    let global = format!("{PLAIN}[X-Fleet]\nGlobal=true\n");
+    cluster.put("g.service", &global, "launched").await;
+    eventually("all run", async || {
+        cluster.starts("a.service") == 1 && cluster.starts("g.service") == 2
+    })
+    .await;
+    for unit in ["a.service", "l.service", "g.service"] {
+        assert!(
+            registry
+                .ask_restart(&name(unit), 7)
+                .await
+                .unwrap()
+                .is_some()
+        );
+    }
+    eventually("all are restarted", async || {
+        cluster.starts("a.service") == 2 && cluster.starts("g.service") == 4
+    })
+    .await;
+    let index = cluster.index(&cluster.machine_of("a.service").await.unwrap());
+    let log = cluster.daemons[index].manager.log();
+    let own: Vec<_> = log.iter().filter(|l| l.contains(" a.service")).collect();
+    assert_eq!(
+        own,
+        [
+            "link a.service",
+            "start a.service",
+            "stop a.service",
+            "start a.service"
+        ]
+    );
+    eventually("the state tells of it", async || {
+        let unit = name("a.service");
+        let states = registry.states(Some((&unit, &unit))).await.unwrap();
+        states.first().is_some_and(|(_, _, s)| s.restart == Some(7))
+    })
+    .await;
+    // A daemon that comes back knows that it is done.
+    cluster.kill(index);
+    cluster.revive(index).await;
+    cluster.put("later.service", PLAIN, "launched").await;
+    eventually("a later one runs", async || {
+        cluster.active().await.contains("later.service")
+    })
+    .await;
+    assert_eq!(cluster.starts("a.service"), 2);
+    assert_eq!(cluster.starts("g.service"), 4);
+    assert_eq!(cluster.starts("l.service"), 0, "it was only loaded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_units_run_to_their_end_and_the_result_stays() {
+    let etcd = EtcdServer::start().await;
+    let registry = registry(Arc::new(etcd.client()));
+    let cluster = Cluster::start(&etcd, 3).await;
+    let batch = |program: &str, retries: u32| {
+        format!(
+            "[Service]\nType=oneshot\nExecStart={program}\n[X-Fleet]\nBatch=yes\nRetries={retries}\n"
+        )
+    };
+    cluster
+        .put("good.service", &batch("/bin/true", 0), "launched")
+        .await;
+    cluster
+        .put("bad.service", &batch("/bin/false", 0), "launched")
+        .await;
+    let result = async |unit: &str| {
+        let key = format!("{PREFIX}v3/job/{unit}/result");
+        let kv = registry.kv().get(key).await.unwrap()?;
+        serde_json::from_slice::<fleet_model::BatchResult>(&kv.value).ok()
+    };
+    eventually("both have ended", async || {
+        result("good.service").await.is_some()
+            && result("bad.service").await.is_some_and(|r| r.attempts == 1)
+    })
+    .await;
+    let good = result("good.service").await.unwrap();
+    assert_eq!(
+        (good.outcome, good.exit_status, good.attempts),
+        (Outcome::Success, 0, 1)
+    );
+    assert!(good.finished.ends_with('Z'), "{}", good.finished);
+    let bad = result("bad.service").await.unwrap();
+    assert_eq!(
+        (bad.outcome, bad.exit_status, bad.attempts),
+        (Outcome::Failure, 1, 1)
+    );
+    // Nobody starts them again.
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(
+        (
+            cluster.starts("good.service"),
+            cluster.starts("bad.service")
+        ),
+        (1, 1)
+    );
+    // Launching it again runs it anew.
+    cluster.target("good.service", "launched").await;
+    eventually("it has run twice", async || {
+        cluster.starts("good.service") == 2 && result("good.service").await.is_some()
+    })
+    .await;
+    assert_eq!(result("good.service").await.unwrap().attempts, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_etcd_only_units_that_must_not_run_twice_stop_and_in_time() {
+    let mut etcd = EtcdServer::start().await;
+    let cluster = Cluster::start(&etcd, 1).await;
+    let stop = format!("{PLAIN}[X-Fleet]\nPartition=stop\n");
+    cluster.put("keep.service", PLAIN, "launched").await;
+    cluster.put("stop.service", &stop, "launched").await;
+    let manager = &cluster.daemons[0].manager;
+    eventually("both run", async || {
+        manager.is_active("keep.service") && manager.is_active("stop.service")
+    })
+    .await;
+    assert!(
+        manager.is_active("fleet-guard.service"),
+        "the guard watches"
+    );
+    let lost = Instant::now();
+    etcd.kill().await;
+    eventually("the one stops", async || !manager.is_active("stop.service")).await;
+    assert!(
+        lost.elapsed() < Duration::from_secs(2),
+        "{:?} is longer than the lease",
+        lost.elapsed()
+    );
+    sleep(Duration::from_secs(1)).await;
+    assert!(manager.is_active("keep.service"));
+    assert_eq!(cluster.starts("keep.service"), 1);
+    etcd.resume().await;
+    eventually("it runs again", async || {
+        manager.is_active("stop.service") && cluster.active().await.contains("stop.service")
+    })
+    .await;
+    assert_eq!(cluster.starts("keep.service"), 1);
+    let (status, _) = cluster
+        .request(0, "DELETE", "/fleet/v1/units/stop.service", None)
+        .await;
+    assert_eq!(status, 204);
+    eventually("the guard goes with the last unit", async || {
+        !manager.is_active("fleet-guard.service")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_units_that_were_destroyed() {
+    let etcd = EtcdServer::start().await;
+    let registry = registry(Arc::new(etcd.client()));
+    let cluster = Cluster::start(&etcd, 2).await;
+    let texts = [
+        PLAIN.to_owned(),
+        format!("{PLAIN}[X-Fleet]\nGlobal=true\n"),
+        "[Service]\nType=oneshot\nExecStart=/bin/true\n[X-Fleet]\nBatch=yes\n".into(),
+        "[Service]\nExecStart=/bin/false\n".into(),
+        format!("{PLAIN}[X-Fleet]\nPartition=stop\n"),
+        "[Service]\nExecStart=refuse-link\n".into(),
+    ];
+    for i in 0..18 {
+        let target = ["launched", "loaded", "inactive"][i / 6];
+        let text = &texts[i % 6];
+        cluster.put(&format!("u{i}.service"), text, target).await;
+    }
+    eventually("most are active", async || {
+        // Plain, global and fenced ones; the batch unit has ended.
+        cluster.active().await.len() == 3
+            && unit_keys(registry.kv())
+                .await
+                .iter()
+                .any(|k| k.ends_with("/result"))
+    })
+    .await;
+    registry.ask_restart(&name("u0.service"), 3).await.unwrap();
+    for i in 0..18 {
+        let path = format!("/fleet/v1/units/u{i}.service");
+        assert_eq!(cluster.request(0, "DELETE", &path, None).await.0, 204);
+    }
+    eventually("no key is left", async || {
+        unit_keys(registry.kv()).await.is_empty()
+    })
+    .await;
+    eventually("and no unit", async || {
+        cluster
+            .daemons
+            .iter()
+            .all(|d| d.manager.main_pids().is_empty())
+    })
+    .await;
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(unit_keys(registry.kv()).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_steady_cluster_only_renews_its_leases() {
+    const UNITS: usize = 300;
+    let counting = Counting::default();
+    let kv: Arc<dyn Kv> = Arc::new(counting.clone());
+    let cluster = Cluster::start_on(kv.clone(), 3).await;
+    let registry = registry(kv.clone());
+    let file = fleet_model::UnitFile::parse(PLAIN).unwrap();
+    for i in 0..UNITS {
+        let unit = name(&format!("u{i:03}.service"));
+        let launched = fleet_model::TargetState::Launched;
+        registry.create(&unit, &file, launched).await.unwrap();
+    }
+    let active = || -> usize {
+        let pids = cluster.daemons.iter().map(|d| d.manager.main_pids().len());
+        pids.sum()
+    };
+    eventually("all run", async || active() == UNITS).await;
+    // Until what they told of it has been written.
+    let revision = async || kv.list(PREFIX).await.unwrap().revision;
+    let mut last = 0;
+    eventually("it is quiet", async || {
+        sleep(Duration::from_millis(300)).await;
+        let now = revision().await;
+        std::mem::replace(&mut last, now) == now
+    })
+    .await;
+    let before = counting.counts.read();
+    // Longer than the time to live, in which three daemons renew nine times or more.
+    sleep(Duration::from_secs(3)).await;
+    let after = counting.counts.read();
+    assert_eq!(after.0, before.0, "nothing else is asked of the store");
+    let renewals = after.1 - before.1;
+    assert!((6..=18).contains(&renewals), "{renewals} renewals");
+    assert_eq!(revision().await, last, "and nothing written");
+}
