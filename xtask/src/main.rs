@@ -57,7 +57,7 @@ enum Cmd {
     },
     /// Formatting, lints, unit, property, integration and QEMU tests.
     Test {
-        /// Run one suite only: fmt, clippy, unit, tidy, qemu, or a test file of qemu-tests.
+        /// Run one suite only: fmt, tidy, clippy, unit, qemu, fleet, or a test file of qemu-tests (boot, cluster, single, up).
         suite: Option<String>,
     },
     /// Builds programs and image into build/image.

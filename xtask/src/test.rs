@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{image, setup, tidy};
 
+/// The files of qemu-tests, in the order in which they run.
+const QEMU_FILES: &[&str] = &["boot", "cluster", "fleet", "single", "up"];
+
 /// Runs one suite, or all of them.
 pub fn run(suite: Option<&str>) -> Result<()> {
     setup::install(setup::ALL)?;
@@ -77,13 +80,16 @@ pub fn run(suite: Option<&str>) -> Result<()> {
             all.and(failpoints)
         });
     }
+    if suite == Some("fleet") {
+        step("fleet", &|| fleet());
+    }
     let qemu = suite.filter(|s| !["fmt", "tidy", "clippy", "unit", "qemu"].contains(s));
     if all || suite == Some("qemu") || qemu.is_some() {
         step("image", &|| image::build(None, false));
         if qemu.is_none() {
             step("same bytes twice", &image::same_bytes);
         }
-        for file in qemu.map_or(vec!["boot", "cluster", "single", "up"], |name| vec![name]) {
+        for file in qemu.map_or(QEMU_FILES.to_vec(), |name| vec![name]) {
             step(&format!("qemu {file}"), &|| {
                 qemu_file(file, &image::peer()?)
             });
@@ -93,6 +99,45 @@ pub fn run(suite: Option<&str>) -> Result<()> {
         return Ok(());
     }
     bail!("failed: {}", failed.join(", "));
+}
+
+/// All that is about fleet, printing the conformance table and what the simulation and the faults measured. The original
+/// fleetctl takes part where `FLOTILLA_ORIGINAL_FLEETCTL` names its program; it is not ours to ship.
+fn fleet() -> Result<()> {
+    for package in ["fleet-model", "etcd-kv", "fleetd", "fleetctl"] {
+        cargo(&[
+            "test",
+            "--locked",
+            "--no-fail-fast",
+            "-p",
+            package,
+            "--",
+            "--nocapture",
+        ])?;
+    }
+    match std::env::var_os("FLOTILLA_ORIGINAL_FLEETCTL") {
+        Some(program) => {
+            eprintln!("--- fleet: the original, {}", program.display());
+            cargo(&[
+                "test",
+                "--locked",
+                "-p",
+                "fleetctl",
+                "--features",
+                "original",
+                "--test",
+                "original",
+                "--",
+                "--nocapture",
+            ])
+        }
+        None => {
+            eprintln!(
+                "--- fleet: without the original fleetctl: FLOTILLA_ORIGINAL_FLEETCTL names no program"
+            );
+            Ok(())
+        }
+    }
 }
 
 /// One file of QEMU tests. An emulated guest on a busy host may miss a deadline: a file that fails is run once more, and
