@@ -692,10 +692,10 @@ fn set_metadata(
     entry: &Entry,
     at: Shown<'_>,
 ) -> Result<(), UnpackError> {
-    let (uid, gid) = (fs::Uid::from_raw(entry.uid), fs::Gid::from_raw(entry.gid));
     if entry.uid == u32::MAX || entry.gid == u32::MAX {
         return Err(at.refuse("the owner is not a valid id"));
     }
+    let (uid, gid) = (fs::Uid::from_raw(entry.uid), fs::Gid::from_raw(entry.gid));
     fs::chownat(
         parent,
         name,
