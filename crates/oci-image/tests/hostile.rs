@@ -537,10 +537,10 @@ fn absolute_names_land_inside_and_what_an_image_says_of_files_is_kept() {
             ("SCHILY.xattr.trusted.x", b"dropped"),
         ]),
         raw(tar::EntryType::Regular, "server", b"x", |h| {
-            h.set_mode(0o755)
+            h.set_mode(0o755);
         }),
         raw(tar::EntryType::Directory, "tmp", b"", |h| {
-            h.set_mode(0o1777)
+            h.set_mode(0o1777);
         }),
         raw(tar::EntryType::Block, "disk", b"", |h| {
             h.set_device_major(8).unwrap();
@@ -701,7 +701,7 @@ fn names_and_sizes_beyond_the_limits_are_refused() {
         let error = place
             .bytes(
                 &end(&[raw(tar::EntryType::Regular, "bomb", b"", |h| {
-                    h.set_size(size)
+                    h.set_size(size);
                 })]),
                 &[],
             )
