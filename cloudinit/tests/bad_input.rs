@@ -105,6 +105,11 @@ fn what_is_wrong_in_a_part_leaves_the_rest() {
             "user-data: line 3: incorrect type for \"hostname\" (want string)",
         ),
         (
+            "users: [{name: a, uid: 4294967295}]\n",
+            0,
+            "line 3: invalid value 4294967295",
+        ),
+        (
             "users: [{name: a b}]\n",
             1,
             "line 3: \"a b\" is not a valid user name",
@@ -162,6 +167,23 @@ fn a_refused_value_stops_before_the_first_file() {
             format!("#cloud-config\n{KEY}write_files:\n- path: /a\n  content: x\n{rest}");
         let machine = apply(&document, 1, &[words]);
         assert!(!machine.exists("/a"), "{rest}");
+    }
+}
+
+#[test]
+fn an_owner_that_does_not_exist_is_named() {
+    for (owner, words) in [
+        ("nobody-here", "failed to write /a (0644 nobody-here"),
+        ("core:nothing", "nothing"),
+        ("4294967295", "4294967295"),
+        ("1:4294967295", "4294967295"),
+    ] {
+        let document = format!(
+            "#cloud-config\n{KEY}write_files:\n- path: /a\n  owner: \"{owner}\"\n  content: x\n"
+        );
+        let machine = apply(&document, 1, &[words]);
+        assert!(!machine.exists("/a"), "{owner}");
+        assert!(machine.exists("/home/core/.ssh/authorized_keys"), "{owner}");
     }
 }
 

@@ -103,7 +103,11 @@ fn services_do_not_notice_a_re_execution() {
     let units: &[(&str, &[u8])] = &[
         (
             "default.target",
-            b"[Unit]\nDefaultDependencies=no\nWants=a.service b.socket\n",
+            b"[Unit]\nDefaultDependencies=no\nWants=a.service b.socket queue.service\n",
+        ),
+        (
+            "queue.service",
+            b"[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat /proc/sys/net/unix/max_dgram_qlen > /run/queue'\n",
         ),
         ("a.service", SLEEPER),
         (
@@ -116,6 +120,8 @@ fn services_do_not_notice_a_re_execution() {
     machine.eventually("the boot ends", |m| m.log().contains("Startup finished"));
     let pid = machine.main_pid("a.service");
     assert_ne!(pid, 0);
+    let queue = std::fs::read_to_string(machine.file("run/queue")).unwrap();
+    assert_eq!(queue, "512\n");
     machine.signal(Signal::TERM);
     machine.eventually("the manager goes on", |m| m.log().contains("goes on"));
     assert_eq!(machine.main_pid("a.service"), pid);

@@ -76,6 +76,11 @@ pub struct Accounts {
     gshadow: Vec<String>,
 }
 
+/// A number that can be an owner: the largest one means "leave it" to the kernel.
+fn id_of(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
+}
+
 fn field(line: &str, at: usize) -> &str {
     line.split(':').nth(at).unwrap_or_default()
 }
@@ -122,8 +127,8 @@ impl Accounts {
         let line = self.passwd.iter().find(|l| field(l, 0) == name)?;
         Some(Account {
             name: name.to_owned(),
-            uid: field(line, 2).parse().ok()?,
-            gid: field(line, 3).parse().ok()?,
+            uid: id_of(field(line, 2))?,
+            gid: id_of(field(line, 3))?,
             home: field(line, 5).to_owned(),
         })
     }
@@ -132,8 +137,8 @@ impl Accounts {
     pub fn gid(&self, group: &str) -> Option<u32> {
         let named = self.group.iter().find(|l| field(l, 0) == group);
         match named {
-            Some(line) => field(line, 2).parse().ok(),
-            None => group.parse().ok(),
+            Some(line) => id_of(field(line, 2)),
+            None => id_of(group),
         }
     }
 
@@ -151,7 +156,7 @@ impl Accounts {
         let uid = match (&account, user) {
             (Some(account), _) => account.uid,
             (None, "") => 0,
-            (None, number) => number.parse().map_err(|_| no_user())?,
+            (None, number) => id_of(number).ok_or_else(no_user)?,
         };
         let gid = match group {
             // chown leaves the group alone without a colon; new files are root's.

@@ -87,8 +87,8 @@ fn user(top: &mut Fields<'_, '_>, item: &Node, index: usize) -> User {
     fields.bool("no_log_init");
     if let Some(uid) = fields.int("uid") {
         match u32::try_from(uid.value) {
-            Ok(value) => user.uid = Some(value),
-            Err(_) => fields.findings.invalid(uid.mark, &uid.value.to_string()),
+            Ok(value) if value != u32::MAX => user.uid = Some(value),
+            _ => fields.findings.invalid(uid.mark, &uid.value.to_string()),
         }
     }
     let reason = "trying to fetch from a remote endpoint introduces too many intermittent errors";

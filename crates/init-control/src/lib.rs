@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod exit_step;
 pub mod frame;
 mod manager;
 mod message;
@@ -35,6 +36,7 @@ mod unit_files;
 mod unit_types;
 
 pub use error::{ControlError, ErrorKind};
+pub use exit_step::exit_step;
 pub use manager::{BootTimes, ManagerSnapshot, SystemState};
 pub use message::{
     ClientFrame, JobEntry, Reply, ServerFrame, Signal, SubscribeLevel, UnitListEntry,

@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::format::{self, Record};
 
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+/// A journal that restarts is back sooner than this; one that hangs must not stop those who log.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the process's log goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +42,7 @@ impl Sink {
 /// An opened sink.
 #[derive(Debug)]
 pub(crate) enum Output {
-    Journal(UnixDatagram),
+    Journal(Journal),
     Stderr,
     Kmsg(File),
 }
@@ -47,7 +51,9 @@ impl Output {
     pub(crate) fn open(sink: Sink) -> Self {
         match sink {
             Sink::Stderr => Self::Stderr,
-            Sink::Journal => UnixDatagram::unbound().map_or(Self::Stderr, Self::Journal),
+            Sink::Journal => {
+                Journal::open(JOURNAL_SOCKET, PATIENCE).map_or(Self::Stderr, Self::Journal)
+            }
             Sink::Kmsg => File::options()
                 .write(true)
                 .open("/dev/kmsg")
@@ -59,8 +65,8 @@ impl Output {
     pub(crate) fn write(&self, program: &str, record: &Record) {
         let priority = format::priority(&record.level);
         match self {
-            Self::Journal(socket) => {
-                if send(socket, &format::native(record, program)).is_err() {
+            Self::Journal(journal) => {
+                if journal.send(&format::native(record, program)).is_err() {
                     let text = format!("<{priority}>{}\n", format::line(record).replace('\n', " "));
                     let _ = io::stderr().write_all(text.as_bytes());
                 }
@@ -94,14 +100,44 @@ impl Output {
     }
 }
 
+/// The journal's socket. While its queue stays full for longer than our patience, what is logged is dropped, without waiting
+/// again, until the journal takes an entry: standard error would only lead to the same journal.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    socket: UnixDatagram,
+    path: &'static str,
+    stuck: AtomicBool,
+}
+
+impl Journal {
+    fn open(path: &'static str, patience: Duration) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(patience))?;
+        Ok(Self {
+            socket,
+            path,
+            stuck: AtomicBool::new(false),
+        })
+    }
+
+    fn send(&self, entry: &[u8]) -> io::Result<()> {
+        let result = send(&self.socket, self.path, entry);
+        let full = matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        if self.stuck.swap(full, Ordering::Relaxed) != full {
+            self.socket.set_nonblocking(full)?;
+        }
+        if full { Ok(()) } else { result }
+    }
+}
+
 /// Sends one entry in the journal's native form, for programs that compose entries themselves. Blocks while the
 /// journal's queue is full; a large entry goes as a sealed memory file.
 pub fn send_to_journal(entry: &[u8]) -> io::Result<()> {
-    send(&UnixDatagram::unbound()?, entry)
+    send(&UnixDatagram::unbound()?, JOURNAL_SOCKET, entry)
 }
 
-fn send(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
-    match socket.send_to(entry, JOURNAL_SOCKET) {
+fn send(socket: &UnixDatagram, path: &str, entry: &[u8]) -> io::Result<()> {
+    match socket.send_to(entry, path) {
         Ok(_) => Ok(()),
         Err(err)
             if matches!(
@@ -109,13 +145,13 @@ fn send(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
                 Some(rustix::io::Errno::MSGSIZE | rustix::io::Errno::NOBUFS)
             ) =>
         {
-            send_as_memfd(socket, entry)
+            send_as_memfd(socket, path, entry)
         }
         Err(err) => Err(err),
     }
 }
 
-fn send_as_memfd(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
+fn send_as_memfd(socket: &UnixDatagram, path: &str, entry: &[u8]) -> io::Result<()> {
     use rustix::net::{
         SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
     };
@@ -133,7 +169,42 @@ fn send_as_memfd(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fds = [file.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    let address = SocketAddrUnix::new(JOURNAL_SOCKET)?;
+    let address = SocketAddrUnix::new(path)?;
     sendmsg_addr(socket, &address, &[], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_journal_that_hangs_stops_nobody_and_is_used_again() {
+        let path = format!("/tmp/telemetry-{}.socket", std::process::id());
+        let _ = std::fs::remove_file(&path);
+        let receiver = UnixDatagram::bind(&path).expect("a socket");
+        let patience = Duration::from_millis(200);
+        let journal = Journal::open(path.leak(), patience).expect("a socket");
+        let begin = Instant::now();
+        // More than any queue takes; one of them waits.
+        for _ in 0..5000 {
+            journal
+                .send(b"MESSAGE=x\n")
+                .expect("no error to be told on standard error");
+        }
+        assert!(begin.elapsed() >= patience, "the queue was never full");
+        assert!(journal.stuck.load(Ordering::Relaxed));
+        receiver.set_nonblocking(true).expect("nonblocking");
+        let mut buffer = [0; 64];
+        while receiver.recv(&mut buffer).is_ok() {}
+        journal.send(b"MESSAGE=again\n").expect("sent");
+        let count = receiver.recv(&mut buffer).expect("it arrives");
+        assert_eq!(&buffer[..count], b"MESSAGE=again\n");
+        assert!(!journal.stuck.load(Ordering::Relaxed));
+        let _ = std::fs::remove_file(journal.path);
+        drop(receiver);
+        assert!(journal.send(b"MESSAGE=nobody\n").is_err());
+    }
 }

@@ -437,7 +437,7 @@ impl Engine {
             return;
         };
         let name = self.unit(id).name.clone();
-        let step = crate::api::exit_step(failure.step).unwrap_or("EXEC");
+        let step = init_control::exit_step(failure.step).unwrap_or("EXEC");
         let text = format!(
             "{name}: Failed at step {step}: {} (errno {})",
             failure.what, failure.errno

@@ -265,6 +265,14 @@ const UNITS: &[Row] = &[
         &[],
     ),
     (
+        "dbus.socket",
+        "socket",
+        On::Link,
+        &[],
+        &[],
+        &["unit-busd.service"],
+    ),
+    (
         "unit-busd.service",
         "notify",
         On::Link,

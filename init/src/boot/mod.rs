@@ -29,6 +29,7 @@ use crate::manager::{Inherited, Manager, Setup};
 use crate::{clock, generators};
 
 const DRIVER_LIMIT: Duration = Duration::from_secs(20);
+const QUEUE_LENGTH: &str = "/proc/sys/net/unix/max_dgram_qlen";
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the stages know and find out.
@@ -57,6 +58,10 @@ const STAGES: &[Stage] = &[
     Stage {
         name: "log and limits",
         run: log_and_limits,
+    },
+    Stage {
+        name: "datagram queues",
+        run: |_| lengthen_datagram_queues(Path::new(QUEUE_LENGTH)),
     },
     Stage {
         name: "control groups",
@@ -356,6 +361,17 @@ fn log_and_limits(boot: &mut Boot) -> std::io::Result<()> {
     Ok(())
 }
 
+/// The kernel keeps ten datagrams for a socket that is not read at once: a burst of log lines or notifications would make
+/// their senders wait. A socket keeps the length it was made with, so this comes before all of them.
+fn lengthen_datagram_queues(file: &Path) -> std::io::Result<()> {
+    const LENGTH: u32 = 512;
+    let now = std::fs::read_to_string(file)?;
+    match now.trim().parse::<u32>() {
+        Ok(now) if now < LENGTH => std::fs::write(file, LENGTH.to_string()),
+        _ => Ok(()),
+    }
+}
+
 fn control_groups() -> std::io::Result<()> {
     let tree = cgroup2::Hierarchy::default();
     let text = |e: cgroup2::CgroupError| std::io::Error::other(log::chain(&e));
@@ -430,6 +446,16 @@ fn devices_again(boot: &mut Boot) -> Vec<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn queues_only_become_longer() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (before, after) in [("10\n", "512"), ("1024\n", "1024\n"), ("x", "x")] {
+            std::fs::write(file.path(), before).unwrap();
+            lengthen_datagram_queues(file.path()).unwrap();
+            assert_eq!(std::fs::read_to_string(file.path()).unwrap(), after);
+        }
+    }
 
     #[test]
     fn the_boot_target_has_two_fallbacks() {

@@ -10,7 +10,7 @@ pub use event::{
     DeviceInfo, Event, ExecFailure, ExitStatus, MountEntry, PeerAddress, SocketOpenError,
 };
 pub use host::{FileError, FileRef, Host, MaskState, UnitFiles, UserInfo};
-pub use spawn::{MountOperation, PassedFd, Program, SpawnRole, SpawnSpec, exit_step};
+pub use spawn::{MountOperation, PassedFd, Program, SpawnRole, SpawnSpec};
 
 use serde::{Deserialize, Serialize};
 

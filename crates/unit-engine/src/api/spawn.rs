@@ -80,7 +80,7 @@ pub struct PassedFd {
 ///
 /// The executor resolves `exec.user` and its groups (217/216 on failure), opens stdio, makes the directories of
 /// `exec.directories`, applies limits, namespaces, capabilities and filters, and reports the step that failed
-/// as [`ExecFailure`](super::ExecFailure) and exit code (see [`exit_step`]). `environment` is complete but for what
+/// as [`ExecFailure`](super::ExecFailure) and exit code (see [`init_control::exit_step`]). `environment` is complete but for what
 /// only the child knows: it adds `SYSTEMD_EXEC_PID`, `JOURNAL_STREAM` (when stdout or stderr is the journal),
 /// `LISTEN_PID` (when `fds` is not empty) and `WATCHDOG_PID` (when `WATCHDOG_USEC` is set).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,54 +115,4 @@ pub struct SpawnSpec {
     pub namespace_of: UnitName,
     /// RootDirectory= and the like apply (false for ExecStartPre= under RootDirectoryStartOnly=).
     pub apply_root: bool,
-}
-
-/// Name of the step behind an executor's exit code (200–245), as `systemctl status` prints it.
-pub fn exit_step(code: i32) -> Option<&'static str> {
-    Some(match code {
-        200 => "CHDIR",
-        201 => "NICE",
-        202 => "FDS",
-        203 => "EXEC",
-        204 => "MEMORY",
-        205 => "LIMITS",
-        206 => "OOM_ADJUST",
-        207 => "SIGNAL_MASK",
-        208 => "STDIN",
-        209 => "STDOUT",
-        210 => "CHROOT",
-        211 => "IOPRIO",
-        212 => "TIMERSLACK",
-        213 => "SECUREBITS",
-        214 => "SETSCHEDULER",
-        215 => "CPUAFFINITY",
-        216 => "GROUP",
-        217 => "USER",
-        218 => "CAPABILITIES",
-        219 => "CGROUP",
-        220 => "SETSID",
-        221 => "CONFIRM",
-        222 => "STDERR",
-        224 => "PAM",
-        225 => "NETWORK",
-        226 => "NAMESPACE",
-        227 => "NO_NEW_PRIVILEGES",
-        228 => "SECCOMP",
-        229 => "SELINUX_CONTEXT",
-        230 => "PERSONALITY",
-        231 => "APPARMOR_PROFILE",
-        232 => "ADDRESS_FAMILIES",
-        233 => "RUNTIME_DIRECTORY",
-        235 => "CHOWN",
-        236 => "SMACK_PROCESS_LABEL",
-        237 => "KEYRING",
-        238 => "STATE_DIRECTORY",
-        239 => "CACHE_DIRECTORY",
-        240 => "LOGS_DIRECTORY",
-        241 => "CONFIGURATION_DIRECTORY",
-        242 => "NUMA_POLICY",
-        243 => "CREDENTIALS",
-        245 => "BPF",
-        _ => return None,
-    })
 }

@@ -8,6 +8,7 @@ mod service;
 mod simple;
 mod socket;
 mod timer;
+mod trigger;
 
 use crate::engine::{Cx, Engine};
 use crate::graph::UnitId;

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use init_control::{JobMode, LoadState};
 use unit_file::settings::{ConditionKind, PathKind, PathSettings};
 
 use crate::api::{Action, LogLevel};
 use crate::engine::{Cx, Engine};
 use crate::graph::UnitId;
-use crate::job::{Begun, JobResult, JobType};
+use crate::job::{Begun, JobResult};
 use crate::state::{PathState as S, UnitResult, is_inactive_or_failed};
 use crate::unit::{Kind, Path};
 
@@ -47,11 +46,7 @@ impl Engine {
         if !matches!(self.path(id).state, S::Dead | S::Failed) {
             return Begun::Already;
         }
-        let target = self.triggered_unit(id);
-        if target.is_none_or(|t| self.unit(t).load != LoadState::Loaded) {
-            let name = self.unit(id).name.clone();
-            let text = format!("{name}: Refusing to start, unit to trigger not loaded.");
-            self.log(cx, LogLevel::Error, Some(name), text);
+        if !self.trigger_is_loaded(cx, id) {
             return Begun::Ends(JobResult::Failed);
         }
         if !self.allow_start(cx, id) {
@@ -120,16 +115,10 @@ impl Engine {
             self.path_set(cx, id, S::Failed);
             return;
         }
-        match self.add_job(cx, target, JobType::Start, JobMode::Replace) {
-            Ok(_) => self.path_set(cx, id, S::Running),
-            Err(error) => {
-                let name = self.unit(id).name.clone();
-                let text = format!(
-                    "{name}: Failed to queue unit startup job: {}",
-                    error.message
-                );
-                self.log(cx, LogLevel::Warning, Some(name), text);
-                self.path_mut(id).result = UnitResult::Resources;
+        match self.pull_trigger(cx, id, target) {
+            Ok(()) => self.path_set(cx, id, S::Running),
+            Err(result) => {
+                self.path_mut(id).result = result;
                 self.path_set(cx, id, S::Failed);
             }
         }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use init_control::{JobMode, LoadState};
 use unit_file::settings::{TimerBase, TimerSettings};
 
-use crate::api::{Action, LogLevel};
+use crate::api::Action;
 use crate::engine::{Cx, Engine};
-use crate::graph::{TRIGGERS, UnitId};
-use crate::job::{Begun, JobResult, JobType};
+use crate::graph::UnitId;
+use crate::job::{Begun, JobResult};
 use crate::state::{TimerState as S, UnitResult, is_inactive_or_failed};
 use crate::unit::{Kind, Timer, TimerKind};
 
@@ -42,23 +41,11 @@ impl Engine {
         }
     }
 
-    /// The unit that a timer or path starts.
-    pub(super) fn triggered_unit(&self, id: UnitId) -> Option<UnitId> {
-        self.unit(id)
-            .edges
-            .with(TRIGGERS)
-            .find(|o| self.get(*o).is_some())
-    }
-
     pub(super) fn timer_start(&mut self, cx: &mut Cx<'_>, id: UnitId) -> Begun {
         if !matches!(self.timer(id).state, S::Dead | S::Failed) {
             return Begun::Already;
         }
-        let target = self.triggered_unit(id);
-        if target.is_none_or(|t| self.unit(t).load != LoadState::Loaded) {
-            let name = self.unit(id).name.clone();
-            let text = format!("{name}: Refusing to start, unit to trigger not loaded.");
-            self.log(cx, LogLevel::Error, Some(name), text);
+        if !self.trigger_is_loaded(cx, id) {
             return Begun::Ends(JobResult::Failed);
         }
         if !self.allow_start(cx, id) {
@@ -214,8 +201,8 @@ impl Engine {
         let Some(target) = self.triggered_unit(id) else {
             return;
         };
-        match self.add_job(cx, target, JobType::Start, JobMode::Replace) {
-            Ok(_) => {
+        match self.pull_trigger(cx, id, target) {
+            Ok(()) => {
                 let stamp = cx.stamp();
                 self.timer_mut(id).last_trigger = stamp;
                 let settings = self.timer_settings(id);
@@ -228,14 +215,8 @@ impl Engine {
                 }
                 self.timer_set(cx, id, S::Running);
             }
-            Err(error) => {
-                let name = self.unit(id).name.clone();
-                let text = format!(
-                    "{name}: Failed to queue unit startup job: {}",
-                    error.message
-                );
-                self.log(cx, LogLevel::Warning, Some(name), text);
-                self.timer_mut(id).result = UnitResult::Resources;
+            Err(result) => {
+                self.timer_mut(id).result = result;
                 self.timer_set(cx, id, S::Failed);
             }
         }

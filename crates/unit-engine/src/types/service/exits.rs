@@ -340,7 +340,7 @@ impl Engine {
         }
         let name = self.unit(id).name.clone();
         let (word, text) = exit_words(code, value);
-        let step = match (code, crate::api::exit_step(value)) {
+        let step = match (code, init_control::exit_step(value)) {
             (1, Some(step)) => format!("/{step}"),
             (1, None) if value == 0 => "/SUCCESS".to_owned(),
             (1, None) if value == 1 => "/FAILURE".to_owned(),

@@ -9,13 +9,18 @@
 //! The caller gives an empty directory below the store's `tmp/` and throws it away on any error: a refused
 //! archive leaves nothing.
 
+mod files;
+mod path;
+
 use crate::archive::{Archive, ArchiveError, Entry, Kind};
 use crate::digest::{Digest, HashingReader};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use files::{set_metadata, times, write_file};
+use path::{Shown, clean, in_root, readable, remove, reopen};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -521,216 +526,4 @@ impl Layer<'_> {
         }
         Ok(())
     }
-}
-
-/// The entry's name for messages.
-#[derive(Clone, Copy)]
-struct Shown<'a>(&'a [u8]);
-
-impl Shown<'_> {
-    fn refuse(self, why: &'static str) -> UnpackError {
-        let mut path = String::from_utf8_lossy(self.0).into_owned();
-        if path.len() > 200 {
-            path = path.chars().take(200).collect::<String>() + "…";
-        }
-        UnpackError::Refused { path, why }
-    }
-
-    fn failed(self, what: &'static str, error: impl Into<io::Error>) -> UnpackError {
-        UnpackError::Entry {
-            path: String::from_utf8_lossy(self.0).into_owned(),
-            what,
-            source: error.into(),
-        }
-    }
-}
-
-/// A name relative to the root: leading slashes and `.` dropped, `..` and what no file can be called refused.
-fn clean(path: &[u8]) -> Result<PathBuf, UnpackError> {
-    let shown = Shown(path);
-    if path.len() >= PATH_MAX {
-        return Err(shown.refuse("the name is longer than 4096 bytes"));
-    }
-    if path.is_empty() || path.contains(&0) {
-        return Err(shown.refuse("the name is empty or has a zero byte"));
-    }
-    let mut clean = PathBuf::new();
-    for part in path.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => return Err(shown.refuse("the name leaves the layer")),
-            part if part.len() > 255 => {
-                return Err(shown.refuse("a part of the name is longer than 255 bytes"));
-            }
-            part => clean.push(OsStr::from_bytes(part)),
-        }
-    }
-    Ok(clean)
-}
-
-fn in_root(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    loop {
-        match fs::openat2(
-            root,
-            path,
-            flags,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        ) {
-            // The kernel saw a rename of someone else while it walked `..`.
-            Err(Errno::AGAIN) => {}
-            other => return other,
-        }
-    }
-}
-
-fn reopen(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
-    fs::openat(
-        fd,
-        ".",
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-}
-
-fn readable(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
-    fs::openat(
-        fd,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-}
-
-/// Removes a file, or a directory with all in it, never following a link.
-fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
-    match fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR) => {}
-        Err(error) => return Err(error),
-    }
-    // Deep trees are walked with a list of paths, not by recursion.
-    let mut stack = vec![PathBuf::from(name)];
-    while let Some(path) = stack.last().cloned() {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = fs::openat(parent, &path, flags, Mode::empty())?;
-        let mut deeper = false;
-        for item in fs::Dir::read_from(&directory)? {
-            let item = item?;
-            let child = item.file_name();
-            if matches!(child.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            match fs::unlinkat(&directory, child, AtFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::ISDIR) => {
-                    stack.push(path.join(OsStr::from_bytes(child.to_bytes())));
-                    deeper = true;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if !deeper {
-            fs::unlinkat(parent, &path, AtFlags::REMOVEDIR)?;
-            stack.pop();
-        }
-    }
-    Ok(())
-}
-
-fn write_file(
-    parent: BorrowedFd<'_>,
-    name: &OsStr,
-    entry: &Entry,
-    data: &mut impl Read,
-) -> Result<(), UnpackError> {
-    let at = Shown(&entry.path);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
-        .map_err(|error| at.failed("make a file", error))?;
-    let mut file = std::fs::File::from(file);
-    let failed = |error| at.failed("write a file", error);
-    if entry.segments.is_empty() {
-        let copied = io::copy(&mut data.take(entry.size), &mut file).map_err(failed)?;
-        if copied != entry.size {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-        }
-        return Ok(());
-    }
-    for (offset, count) in &entry.segments {
-        file.seek(SeekFrom::Start(*offset)).map_err(failed)?;
-        let copied = io::copy(&mut data.take(*count), &mut file).map_err(failed)?;
-        if copied != *count {
-            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
-        }
-    }
-    file.set_len(entry.size).map_err(failed)?;
-    file.flush().map_err(failed)
-}
-
-fn times(seconds: i64, nanos: u32) -> fs::Timestamps {
-    let time = fs::Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanos.into(),
-    };
-    fs::Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
-}
-
-/// Owner first, because changing it clears setuid and capabilities; then attributes, mode, time.
-fn set_metadata(
-    parent: BorrowedFd<'_>,
-    name: &OsStr,
-    entry: &Entry,
-    at: Shown<'_>,
-) -> Result<(), UnpackError> {
-    let (uid, gid) = (fs::Uid::from_raw(entry.uid), fs::Gid::from_raw(entry.gid));
-    if entry.uid == u32::MAX || entry.gid == u32::MAX {
-        return Err(at.refuse("the owner is not a valid id"));
-    }
-    fs::chownat(
-        parent,
-        name,
-        Some(uid),
-        Some(gid),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(|error| at.failed("set the owner", error))?;
-    for (key, value) in &entry.xattrs {
-        if !(key.starts_with(b"user.") || key == b"security.capability") {
-            continue;
-        }
-        // There is no setxattrat before 6.13; the last part of this path is not followed.
-        let mut path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()));
-        path.push(name);
-        match fs::lsetxattr(&path, OsStr::from_bytes(key), value, XattrFlags::empty()) {
-            // user.* is for files and directories only, and some file systems have none.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
-            Err(error) => return Err(at.failed("set an extended attribute", error)),
-        }
-    }
-    if entry.kind != Kind::Symlink {
-        fs::chmodat(
-            parent,
-            name,
-            Mode::from_raw_mode(entry.mode),
-            AtFlags::empty(),
-        )
-        .map_err(|error| at.failed("set the mode", error))?;
-    }
-    fs::utimensat(
-        parent,
-        name,
-        &times(entry.mtime, entry.mtime_nanos),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .map_err(|error| at.failed("set the time", error))
 }

@@ -5,6 +5,11 @@
 //! that no archive can make the reader allocate more than [`MAX_EXTENSION`]. Writes nothing anywhere and
 //! judges no names: that is [`crate::unpack`].
 
+mod fields;
+mod pax;
+
+use fields::{field, narrow, number, signed, trimmed, ustar_path, verify_checksum};
+use pax::pax;
 use std::io::{self, Read};
 
 const BLOCK: usize = 512;
@@ -359,158 +364,6 @@ fn take_segments(
         ));
     }
     Ok(())
-}
-
-fn verify_checksum(header: &[u8; BLOCK], at: u64) -> Result<(), ArchiveError> {
-    let expected = number(&header[148..156], at, "checksum")?;
-    let sum = |map: fn(u8) -> i64| -> i64 {
-        header
-            .iter()
-            .enumerate()
-            .map(|(index, byte)| {
-                if (148..156).contains(&index) {
-                    32
-                } else {
-                    map(*byte)
-                }
-            })
-            .sum()
-    };
-    let expected = i64::try_from(expected).map_err(|_| ArchiveError::Checksum(at))?;
-    // Old writers summed signed bytes.
-    if expected == sum(i64::from) || expected == sum(|byte| i64::from(byte as i8)) {
-        return Ok(());
-    }
-    Err(ArchiveError::Checksum(at))
-}
-
-fn field(bytes: &[u8]) -> &[u8] {
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(bytes.len());
-    &bytes[..end]
-}
-
-fn trimmed(mut bytes: Vec<u8>) -> Vec<u8> {
-    let end = field(&bytes).len();
-    bytes.truncate(end);
-    bytes
-}
-
-fn ustar_path(header: &[u8; BLOCK]) -> Vec<u8> {
-    let name = field(&header[..100]);
-    // GNU's magic ends with blanks and uses the prefix field for other things.
-    let prefix = field(&header[345..500]);
-    if &header[257..263] == b"ustar\0" && !prefix.is_empty() {
-        return [prefix, b"/", name].concat();
-    }
-    name.to_vec()
-}
-
-/// Octal text, or base 256 when the first bit is set.
-fn number(bytes: &[u8], at: u64, name: &'static str) -> Result<u64, ArchiveError> {
-    let signed = signed(bytes, at, name)?;
-    u64::try_from(signed).map_err(|_| ArchiveError::Number { at, field: name })
-}
-
-fn signed(bytes: &[u8], at: u64, field: &'static str) -> Result<i64, ArchiveError> {
-    let bad = || ArchiveError::Number { at, field };
-    if bytes[0] & 0x80 != 0 {
-        let negative = bytes[0] & 0x40 != 0;
-        let first = if negative { bytes[0] } else { bytes[0] & 0x7f };
-        let mut value = i128::from(if negative {
-            i64::from(first as i8)
-        } else {
-            i64::from(first)
-        });
-        for byte in &bytes[1..] {
-            value = (value << 8) | i128::from(*byte);
-            if value > i128::from(i64::MAX) || value < i128::from(i64::MIN) {
-                return Err(bad());
-            }
-        }
-        return i64::try_from(value).map_err(|_| bad());
-    }
-    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    let text = text.trim_ascii();
-    text.iter().try_fold(0i64, |value, byte| match byte {
-        b'0'..=b'7' => value
-            .checked_mul(8)
-            .and_then(|value| value.checked_add(i64::from(byte - b'0')))
-            .ok_or_else(bad),
-        _ => Err(bad()),
-    })
-}
-
-fn narrow(value: u64, at: u64, field: &'static str) -> Result<u32, ArchiveError> {
-    u32::try_from(value).map_err(|_| ArchiveError::Number { at, field })
-}
-
-/// Records `LENGTH KEY=VALUE\n`; the length counts itself.
-fn pax(mut bytes: &[u8], pending: &mut Pending, at: u64) -> Result<(), ArchiveError> {
-    let bad = || ArchiveError::Pax(at);
-    while !bytes.is_empty() {
-        let space = bytes
-            .iter()
-            .take(12)
-            .position(|byte| *byte == b' ')
-            .ok_or_else(bad)?;
-        let length: usize = ascii_number(&bytes[..space]).ok_or_else(bad)?;
-        if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
-            return Err(bad());
-        }
-        let record = &bytes[space + 1..length - 1];
-        let equals = record
-            .iter()
-            .position(|byte| *byte == b'=')
-            .ok_or_else(bad)?;
-        let (key, value) = (&record[..equals], &record[equals + 1..]);
-        match key {
-            b"path" => pending.path = Some(value.to_vec()),
-            b"linkpath" => pending.link = Some(value.to_vec()),
-            b"size" => pending.size = Some(ascii_number(value).ok_or_else(bad)?),
-            b"uid" => pending.uid = Some(ascii_number(value).ok_or_else(bad)?),
-            b"gid" => pending.gid = Some(ascii_number(value).ok_or_else(bad)?),
-            b"mtime" => pending.mtime = Some(pax_time(value).ok_or_else(bad)?),
-            _ if key.starts_with(b"GNU.sparse.") => {
-                return Err(ArchiveError::Unsupported {
-                    at,
-                    kind: "pax sparse file".into(),
-                });
-            }
-            _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    pending.xattrs.push((name.to_vec(), value.to_vec()));
-                }
-            }
-        }
-        bytes = &bytes[length..];
-    }
-    Ok(())
-}
-
-fn ascii_number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
-    std::str::from_utf8(bytes).ok()?.parse().ok()
-}
-
-fn pax_time(bytes: &[u8]) -> Option<(i64, u32)> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let seconds: i64 = whole.parse().ok()?;
-    let mut nanos = 0u32;
-    for index in 0..9 {
-        let digit = match fraction.as_bytes().get(index) {
-            Some(byte @ b'0'..=b'9') => u32::from(byte - b'0'),
-            Some(_) => return None,
-            None => 0,
-        };
-        nanos = nanos * 10 + digit;
-    }
-    if whole.starts_with('-') && nanos > 0 {
-        return Some((seconds.checked_sub(1)?, 1_000_000_000 - nanos));
-    }
-    Some((seconds, nanos))
 }
 
 #[cfg(test)]
