@@ -53,7 +53,7 @@ enum Cmd {
     },
     /// Formatting, lints, unit, property, integration and QEMU tests.
     Test {
-        /// Run one suite only: fmt, clippy, unit, tidy, qemu, or a test file of qemu-tests.
+        /// Run one suite only: fmt, clippy, unit, tidy, fleet, qemu, or a test file of qemu-tests.
         suite: Option<String>,
     },
     /// Builds programs and image into build/image.

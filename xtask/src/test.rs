@@ -64,7 +64,19 @@ pub fn run(suite: Option<&str>) -> Result<()> {
             cargo_with(&args, &[("PROPTEST_RNG_SEED", &seed)])
         });
     }
-    let qemu = suite.filter(|s| !["fmt", "tidy", "clippy", "unit", "qemu"].contains(s));
+    if suite == Some("fleet") {
+        step("fleet", &|| {
+            let crates = ["fleet-model", "etcd-kv", "fleetd", "fleetctl"];
+            let mut args = vec!["test", "--locked", "--no-fail-fast"];
+            args.extend(crates.iter().flat_map(|name| ["-p", name]));
+            cargo(&args)
+        });
+    }
+    if all || suite == Some("fleet") {
+        step("original fleetctl", &original_fleetctl);
+    }
+    let parts = ["fmt", "tidy", "clippy", "unit", "qemu", "fleet"];
+    let qemu = suite.filter(|s| !parts.contains(s));
     if all || suite == Some("qemu") || qemu.is_some() {
         step("image", &|| image::build(None, false));
         step("qemu", &|| {
@@ -80,6 +92,19 @@ pub fn run(suite: Option<&str>) -> Result<()> {
         return Ok(());
     }
     bail!("failed: {}", failed.join(", "));
+}
+
+/// The original's client against our API. Its program is not part of this project, and is built from
+/// its source by whoever wants this comparison.
+fn original_fleetctl() -> Result<()> {
+    const PROGRAM: &str = "FLOTILLA_ORIGINAL_FLEETCTL";
+    if std::env::var_os(PROGRAM).is_none() {
+        eprintln!("--- original fleetctl: NOT RUN, {PROGRAM} does not name its program");
+        return Ok(());
+    }
+    let args = ["--features", "original", "--test", "original"];
+    let shown = ["--", "--nocapture", "--test-threads=2"];
+    cargo(&[&["test", "-p", "fleetctl", "--locked"][..], &args, &shown].concat())
 }
 
 /// One file of QEMU tests. An emulated guest on a busy host may miss a deadline: a file that fails is run once more, and
