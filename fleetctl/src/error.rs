@@ -69,6 +69,9 @@ pub(crate) enum Failure {
     /// A unit did not become active.
     #[error("unit {name} did not become active: it is {state}")]
     NotActive { name: String, state: String },
+    /// A batch unit has failed for good.
+    #[error("unit {name} has failed with exit status {exit}")]
+    BatchFailed { name: String, exit: i32 },
     /// Waiting failed for several units.
     #[error("{first} (and {others} more {})", if *.others == 1 { "unit" } else { "units" })]
     Several { first: Box<Failure>, others: usize },
@@ -119,7 +122,7 @@ impl Failure {
             Self::TooOld { .. } => Some("it is older than this fleetctl, or not Flotilla's"),
             Self::NoSource { .. } => Some("name a unit file, or submit the template first"),
             Self::NotFound { .. } => Some("fleetctl list-unit-files shows what there is"),
-            Self::NotActive { .. } => {
+            Self::NotActive { .. } | Self::BatchFailed { .. } => {
                 Some("fleetctl status UNIT and fleetctl journal UNIT say more")
             }
             Self::TimedOut { .. } | Self::NotDrained { .. } => {
@@ -149,6 +152,7 @@ impl Failure {
             Self::NotFound { .. } | Self::NoSource { .. } => "not-found",
             Self::TimedOut { .. } => "timed-out",
             Self::NotActive { .. } => "not-active",
+            Self::BatchFailed { .. } => "batch-failed",
             Self::Several { first, .. } => first.code(),
             Self::Rolling { source, .. } => source.code(),
             Self::NotDrained { .. } => "not-drained",

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
 }
 
 fn connect(global: &Global) -> Result<Client, Failure> {
-    if global.driver != "API" {
+    if !["", "API"].contains(&global.driver.as_str()) {
         return Err(Failure::Refused(format!(
             "driver \"{}\" is not supported: this fleetctl speaks to fleetd, which speaks to etcd",
             global.driver

@@ -1,6 +1,7 @@
 //! Commands that run a program on a unit's machine: here if this is it, else over ssh.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
@@ -154,13 +155,10 @@ pub(crate) fn ssh(client: &Client, out: &Out, args: &Ssh) -> Done {
     if command.first() == Some(&"--") {
         command.remove(0);
     }
-    let mut ssh = client.ssh().to(&address(client, &machine)?, args.ssh_port);
-    if args.forward_agent {
-        ssh.arg("-A");
-    }
-    if !command.is_empty() {
-        ssh.arg("--").args(command);
-    }
+    let flags: &[&str] = if args.forward_agent { &["-A"] } else { &[] };
+    let address = address(client, &machine)?;
+    let mut ssh = client.ssh().to(&address, args.ssh_port, flags);
+    ssh.args(command);
     wait(ssh).map(ExitCode::from)
 }
 
@@ -243,11 +241,21 @@ fn address(client: &Client, machine: &str) -> Result<String, Failure> {
         Some("") => Err(Failure::Refused(format!(
             "machine {machine} has published no address"
         ))),
-        Some(ip) => Ok(ip.to_owned()),
+        // It is told by the machine, and goes to ssh.
+        Some(ip) if ip.parse::<IpAddr>().is_ok() || is_host_name(ip) => Ok(ip.to_owned()),
+        Some(ip) => Err(Failure::Refused(format!(
+            "machine {machine} has published \"{}\", which is no address",
+            ip.escape_debug()
+        ))),
         None => Err(Failure::Refused(format!(
             "machine {machine} is not present"
         ))),
     }
+}
+
+fn is_host_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    !text.starts_with(['-', '.']) && text.chars().all(plain)
 }
 
 fn command_at(client: &Client, place: &Place, port: u16, words: &[&str]) -> Command {
@@ -258,8 +266,8 @@ fn command_at(client: &Client, place: &Place, port: u16, words: &[&str]) -> Comm
             command
         }
         Place::At(address) => {
-            let mut ssh = client.ssh().to(address, port);
-            ssh.arg("--").args(words.iter().map(|word| quote(word)));
+            let mut ssh = client.ssh().to(address, port, &[]);
+            ssh.args(words.iter().map(|word| quote(word)));
             ssh
         }
     }
@@ -288,4 +296,23 @@ fn code(status: ExitStatus) -> u8 {
         .code()
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_host_name;
+
+    #[test]
+    fn what_machines_publish_cannot_become_a_flag_of_ssh() {
+        for (text, expect) in [
+            ("node-1.example", true),
+            ("-oProxyCommand=x", false),
+            ("a b", false),
+            ("a;b", false),
+            ("$(x)", false),
+            ("user@host", false),
+        ] {
+            assert_eq!(is_host_name(text), expect, "{text}");
+        }
+    }
 }

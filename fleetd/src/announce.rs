@@ -161,6 +161,7 @@ impl Announcer {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 change = self.changes.recv() => match change {
                     Some(change) => self.note(change),
                     None => return,

@@ -1,8 +1,8 @@
 //! The audit log: one structured line in the journal for every write through the API, done or
 //! refused, and for every caller who was turned away.
 //!
-//! Fields: `AUDIT_WHO ROLE VIA METHOD PATH STATUS`, as tracing names them. Bodies, queries and
-//! headers are never part of it, so no secret of a unit file gets there.
+//! Fields: `who`, `role`, `via`, `method`, `path`, `status`. Bodies, queries and headers are never
+//! part of it, so no secret of a unit file gets there.
 
 use hyper::Method;
 

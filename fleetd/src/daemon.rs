@@ -164,6 +164,7 @@ pub async fn run(
             me: me.clone(),
             standing: standing.clone(),
             pause: settings.engine_reconcile_interval,
+            join_budget: settings.rebalance_on_join,
             metrics: metrics.clone(),
         };
         tokio::spawn(engine.run());

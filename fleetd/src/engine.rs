@@ -13,16 +13,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use etcd_kv::{Compare, Event, Keys, Lease, Op, Txn, WatchRequest};
-use fleet_model::engine::{EngineTask, Plan, Reason, Scheduler, Step};
-use fleet_model::{Machine, MachineId, Metadata, merge_metadata};
+use fleet_model::engine::{Access, EngineTask, Plan, Reason, Scheduler, Step};
+use fleet_model::{Activity, Machine, MachineId, Metadata, UnitState, merge_metadata};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::metrics::{Metrics, PassFailure, Task};
 use crate::presence::Standing;
-use crate::registry::{Desired, ENGINE_VERSION, Follow, Key, Registry, RegistryError, Update};
+use crate::registry::{
+    Desired, ENGINE_VERSION, Follow, Key, Rebalance, Registry, RegistryError, Update, read_record,
+};
 
-/// Changes of the schedule in one transaction. Each has two guards; etcd allows 128 of them.
+/// Changes of the schedule in one transaction. Each has up to three guards; etcd allows 128 of them.
 const BATCH: usize = 40;
 
 /// What an engine needs to know.
@@ -36,6 +38,8 @@ pub struct Engine {
     pub standing: watch::Receiver<Standing>,
     /// Pause after a failure.
     pub pause: Duration,
+    /// How many units may move to a machine that joins.
+    pub join_budget: u32,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -129,6 +133,7 @@ impl Engine {
         let mut watch = self.registry.kv().watch(request).await.map_err(failed)?;
         loop {
             tokio::select! {
+                biased;
                 batch = watch.next() => {
                     let batch = batch.map_err(failed)?;
                     if batch.events.iter().any(|e| matches!(e, Event::Delete { .. })) {
@@ -146,8 +151,9 @@ impl Engine {
         let leader_key = self.registry.leader_key();
         loop {
             let update = tokio::select! {
-                update = follow.next(self.registry.kv()) => update,
+                biased;
                 () = lease_changed(&mut self.standing, lease) => return TermEnd::Deposed,
+                update = follow.next(self.registry.kv()) => update,
             };
             match update {
                 Update::All(kvs, _) => {
@@ -155,6 +161,8 @@ impl Engine {
                     for kv in kvs {
                         cluster.set(self.registry.read_key(&kv.key), Some(&kv.value));
                     }
+                    // These were there before.
+                    cluster.joined = false;
                 }
                 Update::Changes(events, _) => {
                     for event in events {
@@ -169,9 +177,25 @@ impl Engine {
                     }
                 }
             }
+            if std::mem::take(&mut cluster.joined) && self.join_budget > 0 {
+                cluster.scheduler.rebalance(self.join_budget);
+            }
             let start = Instant::now();
             let plan = cluster.scheduler.plan();
-            let done = self.carry_out(&plan, term).await;
+            let mut done = self.carry_out(&plan, term).await.map(|outdated| {
+                // The scheduler has taken them for done.
+                for task in outdated {
+                    let from = match task.step {
+                        Step::Schedule { from, .. } => from,
+                        Step::Unschedule { from } => Some(from),
+                    };
+                    cluster.scheduler.set_schedule(&task.unit, from);
+                }
+            });
+            if let (Ok(()), Some(moved)) = (&done, plan.rebalanced) {
+                tracing::info!("the load is evened out: {moved} units move");
+                done = self.rebalanced(cluster.request.take(), term).await;
+            }
             self.metrics.pass(start.elapsed());
             if let Err(end) = done {
                 return end;
@@ -179,7 +203,9 @@ impl Engine {
         }
     }
 
-    async fn carry_out(&self, plan: &Plan, term: i64) -> Result<(), TermEnd> {
+    /// Writes the schedule. Returns the tasks that were outdated.
+    async fn carry_out(&self, plan: &Plan, term: i64) -> Result<Vec<EngineTask>, TermEnd> {
+        let mut outdated = Vec::new();
         for tasks in plan.tasks.chunks(BATCH) {
             if !self.write(tasks, term).await? {
                 // One of them is outdated; the others need not wait for it.
@@ -193,6 +219,7 @@ impl Engine {
                         self.metrics.task(kind(task), false);
                         self.metrics.pass_failed(PassFailure::Schedule);
                         tracing::debug!(unit = %task.unit, "the schedule has changed meanwhile");
+                        outdated.push(task.clone());
                     }
                 }
                 continue;
@@ -202,7 +229,7 @@ impl Engine {
         for (unit, why) in &plan.waits {
             tracing::info!(unit = %unit, reason = %why, "{unit} waits: {why}");
         }
-        Ok(())
+        Ok(outdated)
     }
 
     fn done(&self, task: &EngineTask) {
@@ -226,6 +253,25 @@ impl Engine {
             source,
         };
         Ok(reply.map_err(failed)?.succeeded)
+    }
+
+    /// Takes the request away that has been dealt with.
+    async fn rebalanced(&self, request: Option<Vec<u8>>, term: i64) -> Result<(), TermEnd> {
+        let Some(request) = request else {
+            return Ok(());
+        };
+        let (unchanged, delete) = self.registry.rebalance_done(&request);
+        let txn = Txn::new()
+            .when(self.guard(term))
+            .when(unchanged)
+            .then(delete);
+        let failed = |source| RegistryError::Kv {
+            what: "take the request to rebalance away",
+            source,
+        };
+        // Made anew meanwhile: then that is dealt with next.
+        self.registry.kv().txn(txn).await.map_err(failed)?;
+        Ok(())
     }
 
     async fn still_leading(&self, term: i64) -> Result<bool, RegistryError> {
@@ -284,18 +330,23 @@ struct Cluster {
     desired: Desired,
     machines: BTreeMap<MachineId, Metadata>,
     scheduler: Scheduler,
+    /// A machine has come since this was looked at.
+    joined: bool,
+    /// The request to rebalance that the next plan deals with.
+    request: Option<Vec<u8>>,
 }
 
 impl Cluster {
     fn set(&mut self, key: Key, value: Option<&[u8]>) {
         match &key {
-            Key::Unit(name) | Key::Target(name) | Key::Schedule(name) => {
+            Key::Unit(name) | Key::Target(name) | Key::Schedule(name) | Key::Result(name) => {
                 let name = name.clone();
                 self.desired.set(key, value);
                 match self.desired.units.get(&name) {
                     Some(unit) => {
                         let requirements = unit.requirements.clone();
                         self.scheduler.set_unit(&name, requirements, unit.target);
+                        self.scheduler.set_result(&name, unit.result.clone());
                         self.scheduler.set_schedule(&name, unit.scheduled.clone());
                     }
                     None => self.scheduler.remove_unit(&name),
@@ -309,8 +360,10 @@ impl Cluster {
             Key::Presence(id) => {
                 match value.and_then(|v| serde_json::from_slice::<Machine>(v).ok()) {
                     Some(machine) => {
-                        self.machines.insert(id.clone(), machine.metadata);
+                        let offer = machine.offer();
+                        self.joined |= self.machines.insert(id.clone(), machine.metadata).is_none();
                         self.set_metadata(id);
+                        self.scheduler.set_offer(id, offer);
                     }
                     None => {
                         self.machines.remove(id);
@@ -319,9 +372,33 @@ impl Cluster {
                 }
             }
             Key::State(name, machine) => {
-                self.scheduler.set_held(name, machine, value.is_some());
+                let state = value.map(|value| {
+                    let what = format_args!("{name} on {machine}");
+                    // Whatever it says, the machine has not let go of the unit.
+                    read_record::<UnitState>(what, value)
+                        .map_or(Activity::default(), |state| state.activity())
+                });
+                self.scheduler.set_state(name, machine, state);
             }
-            _ => {}
+            Key::Cordon(machine) => {
+                let machine = machine.clone();
+                self.desired.set(key, value);
+                let access = match self.desired.cordons.get(&machine) {
+                    None => Access::Open,
+                    Some(cordon) if cordon.drain => Access::Draining,
+                    Some(_) => Access::Cordoned,
+                };
+                self.scheduler.set_access(&machine, access);
+            }
+            Key::Rebalance => {
+                self.request = value.map(<[u8]>::to_vec);
+                let request = value.and_then(|value| read_record("rebalancing", value));
+                if let Some(Rebalance { budget, .. }) = request {
+                    self.scheduler.rebalance(budget);
+                }
+            }
+            // Agents deal with restarts, and clients with announcements.
+            Key::Restart(_) | Key::Announcement(..) | Key::Other => {}
         }
     }
 

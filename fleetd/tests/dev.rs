@@ -247,6 +247,11 @@ fn sighup_reads_the_configuration_again_and_keeps_sockets_and_what_is_good() {
     command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_fleetd"), "--config"]);
     command.arg(path("fleet.conf"));
     command.env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus");
+    let notify = std::os::unix::net::UnixDatagram::bind(path("notify")).unwrap();
+    notify
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    command.env("NOTIFY_SOCKET", path("notify"));
     command.stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)));
     let log = std::fs::File::create(path("log")).unwrap();
     let mut running = Running(command.stderr(log).spawn().unwrap());
@@ -288,6 +293,11 @@ fn sighup_reads_the_configuration_again_and_keeps_sockets_and_what_is_good() {
         logged("has neither TLS nor authentication"),
         "the warning at the start"
     );
+    let mut said = vec![0; 4096];
+    let length = notify.recv(&mut said).unwrap();
+    let said = String::from_utf8_lossy(&said[..length]).into_owned();
+    let status = format!("STATUS=running; the API on {address} has no TLS");
+    assert!(said.contains("READY=1") && said.contains(&status), "{said}");
     assert!(ask("/fleet/v1/units").unwrap().starts_with("HTTP/1.1 503"));
     write_config(&path("fleet.conf"), &format!("{base}plain_role=operate\n"));
     hang_up();

@@ -41,6 +41,7 @@ pub const ALL: &[&str] = &[
     "libseccomp-dev",
     "mtools",
     "openssh-client",
+    "openssh-server",
     "ovmf",
     "pkg-config",
     "protobuf-compiler",

@@ -123,7 +123,9 @@ pub struct Watch {
 const WATCH_BUFFER: usize = 64;
 
 impl Watch {
-    pub(crate) fn channel() -> (mpsc::Sender<Result<WatchBatch, KvError>>, Self) {
+    /// A watch of whatever is sent; for stores, and for wrappers of stores.
+    #[must_use]
+    pub fn channel() -> (mpsc::Sender<Result<WatchBatch, KvError>>, Self) {
         let (tx, rx) = mpsc::channel(WATCH_BUFFER);
         (tx, Self { rx })
     }

@@ -1,3 +1,5 @@
+//! The command line as it is typed: prefixes, short forms, where flags may stand, help.
+
 use super::help::command;
 use super::*;
 

@@ -64,33 +64,33 @@ impl Ssh {
         self.tunnel.as_ref().map(|t| t.host.as_str())
     }
 
-    /// ssh to a host of the cluster, through the tunnel if there is one.
-    pub(crate) fn to(&self, host: &str, port: u16) -> Command {
+    /// ssh to a host of the cluster, through the tunnel if there is one. What follows is a command
+    /// for that host, whatever it looks like; `flags` are more of ssh's own.
+    pub(crate) fn to(&self, host: &str, port: u16, flags: &[&str]) -> Command {
         let mut ssh = self.base(port);
-        if self.tunnel.is_some() {
-            let mut words = vec!["ssh".to_owned()];
-            let hop = self.to_tunnel().map(|c| words_of(&c)).unwrap_or_default();
-            words.extend(hop);
+        ssh.args(flags);
+        if let Some(hop) = self.to_tunnel(&["-W", "[%h]:%p"]) {
             // ssh runs this with a shell, and replaces %h and %p itself.
-            let quoted: Vec<String> = words.iter().map(|w| quote(&w.replace('%', "%%"))).collect();
-            let (last, flags) = quoted.split_last().map_or(("", &[][..]), |(l, f)| (l, f));
-            let command = format!("{} -W '[%h]:%p' {last}", flags.join(" "));
-            ssh.arg(format!("-oProxyCommand={command}"));
+            let words = std::iter::once("ssh".to_owned()).chain(words_of(&hop));
+            let quoted: Vec<String> = words.map(|word| quote(&word)).collect();
+            ssh.arg(format!("-oProxyCommand={}", quoted.join(" ")));
         }
-        ssh.arg(host);
+        ssh.args(["--", host]);
         ssh
     }
 
     /// ssh to the tunnel's host.
-    pub(crate) fn to_tunnel(&self) -> Option<Command> {
+    pub(crate) fn to_tunnel(&self, flags: &[&str]) -> Option<Command> {
         let tunnel = self.tunnel.as_ref()?;
         let mut ssh = self.base(tunnel.port);
         if let Some(control) = &tunnel.control {
+            // ssh replaces % sequences in it.
+            let path = control.display().to_string().replace('%', "%%");
             ssh.arg("-oControlMaster=auto")
                 .arg("-oControlPersist=60")
-                .arg(format!("-oControlPath={}", control.display()));
+                .arg(format!("-oControlPath={path}"));
         }
-        ssh.arg(&tunnel.host);
+        ssh.args(flags).args(["--", &tunnel.host]);
         Some(ssh)
     }
 
@@ -137,7 +137,7 @@ impl Drop for Ssh {
             let _ = Command::new("ssh")
                 .args(["-O", "exit"])
                 .arg(format!("-oControlPath={}", control.display()))
-                .arg(host)
+                .args(["--", host])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -215,20 +215,20 @@ mod tests {
 
     #[test]
     fn flags_reach_ssh() {
-        let words = words_of(&ssh("", true).to("10.0.0.1", 23)).join(" ");
+        let words = words_of(&ssh("", true).to("10.0.0.1", 23, &["-A"])).join(" ");
         assert_eq!(
             words,
             "-l core -p 23 -oConnectTimeout=3 -oServerAliveInterval=15 \
              -oStrictHostKeyChecking=ask -oUserKnownHostsFile=/nonexistent/hosts \
-             -oHashKnownHosts=no -oLogLevel=ERROR 10.0.0.1"
+             -oHashKnownHosts=no -oLogLevel=ERROR -A -- 10.0.0.1"
         );
-        let words = words_of(&ssh("", false).to("10.0.0.1", 22)).join(" ");
+        let words = words_of(&ssh("", false).to("10.0.0.1", 22, &[])).join(" ");
         assert!(words.contains("-oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null"));
     }
 
     #[test]
     fn a_tunnel_is_a_proxy_command() {
-        let words = words_of(&ssh("gate:2222", true).to("10.0.0.1", 22));
+        let words = words_of(&ssh("gate:2222", true).to("10.0.0.1", 22, &[]));
         let proxy = words
             .iter()
             .find(|w| w.starts_with("-oProxyCommand="))
@@ -237,9 +237,9 @@ mod tests {
             proxy,
             "-oProxyCommand=ssh -l core -p 2222 -oConnectTimeout=3 -oServerAliveInterval=15 \
              -oStrictHostKeyChecking=ask -oUserKnownHostsFile=/nonexistent/hosts \
-             -oHashKnownHosts=no -oLogLevel=ERROR -W '[%h]:%p' gate"
+             -oHashKnownHosts=no -oLogLevel=ERROR -W '[%h]:%p' -- gate"
         );
-        assert!(ssh("", true).to_tunnel().is_none());
+        assert!(ssh("", true).to_tunnel(&[]).is_none());
         assert!(Ssh::new(ssh("", true).options.clone(), "gate:x").is_err());
     }
 }

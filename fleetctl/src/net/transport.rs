@@ -107,21 +107,20 @@ impl Transport {
 
     /// Runs a command on the tunnel's host; its input and output are the connection.
     fn through_ssh(&self, words: &[&str]) -> Result<Piped, Failure> {
-        let mut ssh = self.ssh.to_tunnel().ok_or_else(|| self.no_tunnel())?;
-        ssh.arg("--").args(words);
+        let mut ssh = self.ssh.to_tunnel(&[]).ok_or_else(|| self.no_tunnel())?;
+        ssh.args(words);
         self.piped(ssh)
     }
 
     /// A TCP connection made by the tunnel's host.
     fn through_ssh_to(&self, host: &str, port: u16) -> Result<Piped, Failure> {
-        let host = if host.contains(':') {
-            format!("[{host}]")
+        let target = if host.contains(':') {
+            format!("[{host}]:{port}")
         } else {
-            host.to_owned()
+            format!("{host}:{port}")
         };
-        let mut ssh = self.ssh.to_tunnel().ok_or_else(|| self.no_tunnel())?;
-        ssh.arg("-W").arg(format!("{host}:{port}"));
-        self.piped(ssh)
+        let ssh = self.ssh.to_tunnel(&["-W", &target]);
+        self.piped(ssh.ok_or_else(|| self.no_tunnel())?)
     }
 
     fn no_tunnel(&self) -> Failure {

@@ -43,16 +43,57 @@ pub(crate) fn result(client: &Client, out: &Out, args: &ResultOf) -> Result<Exit
         )));
     };
     out.document(json!({"unit": name, "result": result, "final": is_final(&result)}));
-    let machines = machines_by_id(client)?;
-    out.line(&line(
-        &name,
-        &result,
-        is_final(&result),
-        &legend(&result.machine, &machines, false),
-    ));
+    say(client, out, &name, &result, is_final(&result))?;
     Ok(match result.outcome {
         Outcome::Success => ExitCode::SUCCESS,
         Outcome::Failure => ExitCode::FAILURE,
+    })
+}
+
+/// The line that says what came of a unit.
+fn say(
+    client: &Client,
+    out: &Out,
+    name: &str,
+    result: &BatchResult,
+    is_final: bool,
+) -> Result<(), Failure> {
+    let place = legend(&result.machine, &machines_by_id(client)?, false);
+    out.line(&line(name, result, is_final, &place));
+    Ok(())
+}
+
+/// Waits until batch units run, or (`to_the_end`) until they have finished; one that has finished
+/// already counts as either. A failure that is final is one of ours.
+pub(super) fn for_batch(
+    waiter: &Waiter<'_>,
+    batch: &[(String, u32)],
+    to_the_end: bool,
+) -> Result<(), Failure> {
+    let names: Vec<String> = batch.iter().map(|(name, _)| name.clone()).collect();
+    let word = if to_the_end { "finished" } else { "launched" };
+    waiter.each(&names, word, |round, name| {
+        let unit = round.unit(name)?;
+        let retries = batch.iter().find(|(n, _)| n == name).map_or(0, |(_, r)| *r);
+        if let Some(result) = waiter.client.result(name)?.filter(|r| r.is_final(retries)) {
+            say(waiter.client, waiter.out, name, &result, true)?;
+            let (state, exit) = match result.outcome {
+                Outcome::Success => ("success", None),
+                Outcome::Failure => ("failure", Some(result.exit_status)),
+            };
+            waiter.out.unit(name, &[("state", state)]);
+            return Ok(exit.map_or(Look::Done, |exit| {
+                Look::Never(Failure::BatchFailed {
+                    name: name.to_owned(),
+                    exit,
+                })
+            }));
+        }
+        if to_the_end || unit.current_state != "launched" {
+            return Ok(Look::NotYet);
+        }
+        waiter.say_where(&unit, "launched")?;
+        Ok(Look::Done)
     })
 }
 

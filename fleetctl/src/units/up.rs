@@ -126,7 +126,11 @@ impl Up<'_> {
         for name in names {
             let unit = get(client, name)?;
             let requirements = requirements(&unit);
-            let there = unit.desired_state == target.as_str();
+            let mut there = unit.desired_state == target.as_str();
+            // What has run to its end is started anew.
+            if there && *target == TargetState::Launched && requirements.batch.is_some() {
+                there = client.result(name)?.is_none();
+            }
             if !there {
                 client.set_target(name, *target)?;
                 out.unit(name, &[("target", target.as_str())]);
@@ -137,36 +141,38 @@ impl Up<'_> {
                 }
                 continue;
             }
-            if requirements.batch.is_some() {
-                batch.push(name.clone());
-            }
-            scheduled.push(name.clone());
             // Also what is wanted already, but has not come to it.
-            if !there || unit.current_state != target.as_str() {
-                changed.push(name.clone());
+            let behind = !there || unit.current_state != target.as_str();
+            match requirements
+                .batch
+                .filter(|_| *target == TargetState::Launched)
+            {
+                Some(options) if behind || wait_active => {
+                    batch.push((name.clone(), options.retries));
+                }
+                Some(_) => {}
+                None if behind => changed.push(name.clone()),
+                None => {}
+            }
+            if requirements.batch.is_none() || *target != TargetState::Launched {
+                scheduled.push(name.clone());
             }
         }
         if no_block {
-            for name in &changed {
+            let all = changed.iter().chain(batch.iter().map(|(name, _)| name));
+            for name in all {
                 out.line(&format!("Triggered unit {name} {}", self.verb()));
             }
             return Ok(());
         }
-        let await_state: Vec<String> = match (wait_active, target) {
-            (true, _) => scheduled,
-            (false, _) => changed,
-        };
-        waiter.for_state(&await_state, *target)?;
-        // What runs to completion may take its time; "result --wait" is for that.
-        let without_batch = |list: &[String]| -> Vec<String> {
-            list.iter()
-                .filter(|n| !batch.contains(n))
-                .cloned()
-                .collect()
-        };
+        let awaited = if wait_active { &scheduled } else { &changed };
+        waiter.for_state(awaited, *target)?;
+        super::result::for_batch(waiter, &batch, wait_active)?;
+        let is_batch = |name: &String| batch.iter().any(|(n, _)| n == name);
+        let others: Vec<String> = names.iter().filter(|n| !is_batch(n)).cloned().collect();
         match (target, wait_active) {
-            (TargetState::Launched, true) => waiter.for_active(&without_batch(names)),
-            (TargetState::Launched, false) => waiter.for_active(&without_batch(&await_state)),
+            (TargetState::Launched, true) => waiter.for_active(&others),
+            (TargetState::Launched, false) => waiter.for_active(&changed),
             (_, true) => waiter.for_loaded(names),
             (_, false) => Ok(()),
         }

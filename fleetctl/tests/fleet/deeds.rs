@@ -111,3 +111,62 @@ fn status_and_journal_run_here_where_this_is_the_machine() {
         );
     }
 }
+
+#[test]
+fn empty_variables_are_none_and_the_command_line_wins() {
+    let cluster = Cluster::start(1);
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_fleetctl"));
+    let endpoint = format!("unix://{}", cluster.machines[0].socket.display());
+    let run = |variables: &[(&str, &str)], args: &[&str]| {
+        let mut command = cluster.command(program);
+        command.envs(variables.iter().copied()).args(args);
+        crate::harness::Ran::from(command.output().unwrap())
+    };
+    let list = ["list-machines", "--no-legend", "--fields=ip"];
+    let mut empty: Vec<(&str, &str)> = [
+        "FLEETCTL_DRIVER",
+        "FLEETCTL_CA_FILE",
+        "FLEETCTL_CERT_FILE",
+        "FLEETCTL_KEY_FILE",
+        "FLEETCTL_REQUEST_TIMEOUT",
+        "FLEETCTL_TUNNEL",
+        "FLEETCTL_SSH_USERNAME",
+        "FLEETCTL_SSH_TIMEOUT",
+        "FLEETCTL_STRICT_HOST_KEY_CHECKING",
+        "FLEETCTL_KNOWN_HOSTS_FILE",
+        "FLEETCTL_ETCD_KEY_PREFIX",
+        "FLEETCTL_DEBUG",
+        "FLEETCTL_EXPERIMENTAL_API",
+        "FLEETCTL_ETCD_CAFILE",
+    ]
+    .map(|name| (name, ""))
+    .into();
+    empty.push(("FLEETCTL_ENDPOINT", &endpoint));
+    let ran = run(&empty, &list);
+    assert_eq!(
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (0, "10.0.0.1\n", "")
+    );
+    let wrong = [("FLEETCTL_ENDPOINT", "unix:///nonexistent")];
+    assert_eq!(run(&wrong, &list).code, 1);
+    let flag = format!("--endpoint={endpoint}");
+    assert_eq!(run(&wrong, &[&[flag.as_str()][..], &list].concat()).code, 0);
+    let debug = [
+        ("FLEETCTL_ENDPOINT", endpoint.as_str()),
+        ("FLEETCTL_DEBUG", "true"),
+    ];
+    assert!(run(&debug, &list).err.contains("debug: GET unix://"));
+    let bad = [("FLEETCTL_SSH_TIMEOUT", "soon")];
+    assert_eq!(run(&bad, &list).code, 2);
+}
+
+#[test]
+fn completions_know_every_command() {
+    let cluster = Cluster::start(1);
+    for shell in ["bash", "zsh", "fish"] {
+        let out = cluster.well(&["completion", shell]);
+        for command in ["list-unit-files", "uncordon", "fd-forward", "replace"] {
+            assert!(out.contains(command), "{shell}: {command}");
+        }
+    }
+}

@@ -12,3 +12,4 @@ mod pretend;
 mod scripts;
 mod secure;
 mod ssh;
+mod sshd;

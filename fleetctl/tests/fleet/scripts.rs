@@ -9,6 +9,7 @@
 //! ! WARNING: ...            a line of standard error
 //! = 1                       exit status; 0 if it is not said
 //! ? list-units              as `$`, but tried again until it is so
+//! % start a b               as `$`, but its lines may come in any order
 //! ```
 //!
 //! In expected lines `…` stands for anything.
@@ -26,6 +27,7 @@ enum Step {
     Run {
         line: usize,
         again: bool,
+        any_order: bool,
         words: Vec<String>,
         expect: Ran,
     },
@@ -41,10 +43,14 @@ fn parse(text: &str) -> (usize, Vec<Step>) {
         } else if line.is_empty() || line.starts_with('#') {
         } else if let Some(name) = line.strip_prefix("file ") {
             steps.push(Step::File(name.to_owned(), String::new()));
-        } else if let Some(command) = line.strip_prefix("$ ").or(line.strip_prefix("? ")) {
+        } else if let Some(command) = ["$ ", "? ", "% "]
+            .iter()
+            .find_map(|mark| line.strip_prefix(mark))
+        {
             steps.push(Step::Run {
                 line: at,
                 again: line.starts_with('?'),
+                any_order: line.starts_with('%'),
                 words: command.split_whitespace().map(str::to_owned).collect(),
                 expect: Ran {
                     code: 0,
@@ -106,6 +112,12 @@ fn same(expect: &Ran, got: &Ran) -> bool {
     expect.code == got.code && fits(&expect.out, &got.out) && fits(&expect.err, &got.err)
 }
 
+fn sorted(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
 fn as_script(ran: &Ran) -> String {
     let mut text = String::new();
     ran.out
@@ -130,13 +142,17 @@ fn check(name: &str, text: &str) {
             Step::Run {
                 line,
                 again,
+                any_order,
                 words,
-                expect,
+                mut expect,
             } => {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 let deadline = Instant::now() + DEADLINE;
                 let got = loop {
-                    let got = cluster.fleetctl(&words);
+                    let mut got = cluster.fleetctl(&words);
+                    if any_order {
+                        (got.out, expect.out) = (sorted(&got.out), sorted(&expect.out));
+                    }
                     if same(&expect, &got) || !again || Instant::now() > deadline {
                         break got;
                     }
@@ -174,6 +190,7 @@ macro_rules! scripts {
 }
 
 scripts!(
+    batch,
     explain,
     globals,
     json,

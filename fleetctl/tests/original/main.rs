@@ -13,6 +13,12 @@ mod harness;
 #[path = "../../../fleetd/tests/cluster/pretend.rs"]
 #[allow(dead_code, reason = "shared with fleetd's tests, which use more of it")]
 mod pretend;
+#[path = "../fleet/sshd.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the other tests, which use more of it"
+)]
+mod sshd;
 
 use std::path::PathBuf;
 
@@ -408,4 +414,75 @@ fn replacing() {
     pair.same("load --replace a");
     pair.same("cat a");
     pair.same("list-unit-files");
+}
+
+/// Through a real sshd: the original's own ssh client, with an agent as it demands, and our
+/// fd-forward on the other side.
+#[test]
+fn tunnels_and_remote_commands() {
+    let machine = [(harness::id(0), "127.0.0.1".to_owned())];
+    let cluster = Cluster::with(&machine);
+    for name in ["systemctl", "journalctl"] {
+        cluster.script(name, &format!("echo {name} \"$@\""));
+    }
+    cluster.write("a.service", A);
+    cluster.well(&["start", "a"]);
+    let sshd = sshd::Sshd::start(&cluster);
+    cluster.write(".fleetctl/known_hosts", &sshd.host_key(&cluster));
+    let (program, port) = (original(), sshd.port);
+    let tunnel = format!("--tunnel 127.0.0.1:{port}");
+    let remote = format!("--ssh-port {port}");
+    let commands = [
+        (
+            format!("{tunnel} list-machines --no-legend --fields=ip"),
+            0,
+            "127.0.0.1\n",
+        ),
+        (
+            format!("{tunnel} list-units --no-legend"),
+            0,
+            "a.service\t00000000.../127.0.0.1\tactive\trunning\n",
+        ),
+        (
+            format!("{tunnel} cat a"),
+            0,
+            "[Service]\nExecStart=/bin/a\n",
+        ),
+        (
+            format!("status {remote} a"),
+            0,
+            "systemctl status -l a.service\n",
+        ),
+        (
+            format!("journal {remote} --lines 3 a"),
+            0,
+            "journalctl --unit a.service --no-pager -n 3 --output short\n",
+        ),
+        (format!("ssh {remote} a -- echo there"), 0, "there\n"),
+        (format!("ssh {remote} 00000000 exit 7"), 7, ""),
+        (format!("ssh {remote} --unit a echo there"), 0, "there\n"),
+        (format!("ssh {remote} nosuch"), 1, ""),
+    ];
+    for (i, (command, code, out)) in commands.into_iter().enumerate() {
+        // An agent for as long as the command runs.
+        let script = format!(
+            "ssh-add -q .ssh/id_ecdsa && exec {} --ssh-username $(id -un) \
+             --known-hosts-file {}/.fleetctl/known_hosts {command}",
+            program.display(),
+            cluster.dir.path().display()
+        );
+        let mut agent_run = cluster.command(std::path::Path::new("ssh-agent"));
+        let endpoint = format!("unix://{}", cluster.machines[0].socket.display());
+        agent_run.env("FLEETCTL_ENDPOINT", endpoint);
+        let agent = cluster.dir.path().join(format!("agent{i}"));
+        agent_run.arg("-a").arg(&agent).args(["sh", "-c", &script]);
+        let ran = Ran::from(agent_run.output().unwrap());
+        let out_as_said = match command.contains(" cat ") {
+            true => ran.out.contains("ExecStart=/bin/a\n"),
+            false => ran.out == out,
+        };
+        let log = std::fs::read_to_string(cluster.dir.path().join("sshd/log")).unwrap();
+        assert!(ran.code == code && out_as_said, "{command}: {ran:?}\n{log}");
+        println!("original: {command}: {code}");
+    }
 }

@@ -259,12 +259,17 @@ async fn small() -> Vec<Value> {
     let writes = f64::from(i32::try_from(revisions).unwrap()) / seconds;
     out.push(figure(
         "steady etcd writes (revisions), 1000 units, 3 machines",
-        "1/s",
+        "a second",
         1.0,
         writes,
     ));
     let applied = (proposals(&etcd.url()).await - applied) / seconds;
-    out.push(figure("steady raft proposals", "1/s", f64::NAN, applied));
+    out.push(figure(
+        "steady raft proposals",
+        "a second",
+        f64::NAN,
+        applied,
+    ));
     out.push(figure("leader, steady", "% of a core", 1.0, share(leader)));
     out.push(figure(
         "another daemon, steady",

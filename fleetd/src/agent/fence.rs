@@ -249,6 +249,7 @@ impl Fence {
             let pause = enforce(&record, now, &*self.shared.manager, &files).await;
             let guards = !record.units.is_empty();
             tokio::select! {
+                biased;
                 () = self.shared.first.notified() => {}
                 changed = validity.changed() => {
                     if changed.is_err() {

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use fleet_model::agent::LocalUnit;
 use fleet_model::{UnitFile, UnitName};
 
+/// What stands in a mark before the start was asked for.
+const UNSURE: &str = "starting";
+
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {what} {}", path.display())]
@@ -15,6 +18,15 @@ pub struct FileError {
     what: &'static str,
     path: PathBuf,
     source: std::io::Error,
+}
+
+/// A unit that is in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What is known of it.
+    pub unit: LocalUnit,
+    /// Its start was about to be asked for; whether it was, nobody knows.
+    pub unsure: bool,
 }
 
 /// The two directories.
@@ -44,7 +56,7 @@ impl Files {
     }
 
     /// The units that are in place, with the hash of what is there and whether they were launched.
-    pub fn scan(&self) -> Result<BTreeMap<UnitName, LocalUnit>, FileError> {
+    pub fn scan(&self) -> Result<BTreeMap<UnitName, Found>, FileError> {
         let mut found = BTreeMap::new();
         let entries = std::fs::read_dir(&self.units).map_err(failed("list", &self.units))?;
         for entry in entries.flatten() {
@@ -57,16 +69,16 @@ impl Files {
             let hash = UnitFile::parse(&text).map_or_else(|_| String::new(), |file| file.hash());
             let mark = std::fs::read_to_string(self.marks.join(name.as_str()));
             let mark = mark.unwrap_or_default();
-            let (marked, restart) = mark.split_once(' ').unwrap_or((&mark, ""));
-            let launched = !marked.is_empty() && marked == hash;
-            found.insert(
-                name,
-                LocalUnit {
-                    hash: hash.into(),
-                    launched,
-                    restart: restart.trim_end().parse().unwrap_or(0),
-                },
-            );
+            let mut words = mark.split_whitespace();
+            let launched = words.next().is_some_and(|marked| marked == hash);
+            let restart = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
+            let unit = LocalUnit {
+                hash: hash.into(),
+                launched,
+                restart,
+            };
+            let unsure = words.next() == Some(UNSURE);
+            found.insert(name, Found { unit, unsure });
         }
         Ok(found)
     }
@@ -88,6 +100,18 @@ impl Files {
             std::fs::rename(&temporary, &path)
         };
         write().map_err(failed("write", &path))
+    }
+
+    /// Notes that the start of a unit is about to be asked for.
+    pub fn mark_starting(
+        &self,
+        name: &UnitName,
+        hash: &str,
+        restart: u64,
+    ) -> Result<(), FileError> {
+        let path = self.marks.join(name.as_str());
+        let text = format!("{hash} {restart} {UNSURE}\n");
+        std::fs::write(&path, text).map_err(failed("write", &path))
     }
 
     /// Notes, or forgets (`None`), that a unit with this hash was launched, and for which restart.
@@ -151,13 +175,17 @@ mod tests {
         let found = open().scan().unwrap();
         let seen: Vec<_> = found
             .iter()
-            .map(|(n, l)| (n.as_str(), l.launched, l.restart))
+            .map(|(n, f)| (n.as_str(), f.unit.launched, f.unit.restart))
             .collect();
         assert_eq!(seen, [("a.service", true, 7), ("b@1.timer", false, 0)]);
         // As daemons before restarts wrote it.
         std::fs::write(files.marks.join("a.service"), file.hash()).unwrap();
-        assert!(files.scan().unwrap()[&a].launched);
-        assert_eq!(&*found[&a].hash, file.hash());
+        assert!(files.scan().unwrap()[&a].unit.launched);
+        files.mark_starting(&a, &file.hash(), 8).unwrap();
+        let starting = files.scan().unwrap().remove(&a).unwrap();
+        assert!(starting.unsure && starting.unit.launched && starting.unit.restart == 8);
+        assert_eq!(&*found[&a].unit.hash, file.hash());
+        assert!(!found[&a].unsure);
         files.remove(&a).unwrap();
         files.remove(&a).unwrap();
         assert_eq!(files.scan().unwrap().len(), 1);

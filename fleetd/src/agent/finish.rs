@@ -26,10 +26,12 @@ impl Agent {
                 continue;
             }
             self.busy.remove(&name);
+            self.coming.remove(&name);
             match outcome {
-                Outcome::Loaded(unit) => {
+                Outcome::Loaded(unit, requirements) => {
                     self.retries.remove(&name);
-                    self.local.insert(name.clone(), Local::new(unit, None));
+                    let local = Local::new(unit, requirements, None);
+                    self.local.insert(name.clone(), local);
                     self.ask.insert(name);
                 }
                 Outcome::Started { restart } => {

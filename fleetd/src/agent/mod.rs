@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet_model::agent::{AgentTask, LocalUnit, Step, Wanted, plan, wanted};
+use fleet_model::engine::Population;
 use fleet_model::{
     MachineId, Metadata, Offer, Partition, Phase, Requirements, TargetState, UnitName, UnitState,
     merge_metadata,
@@ -40,7 +41,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use fence::Fence;
-pub use files::{FileError, Files};
+pub use files::{FileError, Files, Found};
 pub use manager::{ActualState, ManagerError, News, RunEnd, ServiceManager, Systemd};
 use publisher::Publisher;
 use work::{Done, Launch, Load};
@@ -85,6 +86,7 @@ pub struct Context {
 #[derive(Debug)]
 struct Local {
     unit: LocalUnit,
+    requirements: Arc<Requirements>,
     state: Option<ActualState>,
     /// When it came into this state, if we were there.
     since: Option<String>,
@@ -95,9 +97,10 @@ struct Local {
 }
 
 impl Local {
-    fn new(unit: LocalUnit, state: Option<ActualState>) -> Self {
+    fn new(unit: LocalUnit, requirements: Arc<Requirements>, state: Option<ActualState>) -> Self {
         Self {
             unit,
+            requirements,
             state,
             since: None,
             news: true,
@@ -129,6 +132,8 @@ struct Agent {
     local: BTreeMap<UnitName, Local>,
     busy: BTreeSet<UnitName>,
     retries: BTreeMap<UnitName, Retry>,
+    /// Units that are being loaded.
+    coming: BTreeMap<UnitName, Arc<Requirements>>,
     /// Units whose record is being taken out of the registry.
     dropping: BTreeSet<UnitName>,
     work: JoinSet<Done>,
@@ -161,6 +166,7 @@ pub async fn run(context: Context, mut stop: Stop) {
         local: BTreeMap::new(),
         busy: BTreeSet::new(),
         retries: BTreeMap::new(),
+        coming: BTreeMap::new(),
         dropping: BTreeSet::new(),
         work: JoinSet::new(),
         ask: BTreeSet::new(),
@@ -181,6 +187,8 @@ pub async fn run(context: Context, mut stop: Stop) {
     loop {
         let due = agent.retries.values().filter_map(|r| r.at).min();
         tokio::select! {
+            // Always in this order, so that a simulated run can be run again.
+            biased;
             unload = &mut stop => {
                 if unload.unwrap_or(false) {
                     agent.unload_everything().await;
@@ -192,6 +200,8 @@ pub async fn run(context: Context, mut stop: Stop) {
                 if changed.is_err() {
                     return;
                 }
+                // Whatever failed for want of the registry may work now.
+                agent.retries.values_mut().for_each(|r| r.at = None);
             }
             Ok(()) = opened.changed() => agent.note(&News::Everything),
             Some(name) = dropped.recv() => drop(agent.dropping.remove(&name)),
@@ -234,29 +244,33 @@ impl Agent {
                 }
             }
             tokio::select! {
+                biased;
                 _ = &mut *stop => return false,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(LONGEST_RETRY);
         };
-        for (name, unit) in found {
+        for (name, Found { mut unit, unsure }) in found {
             let state = states.get(&name).cloned();
             if state.as_ref().is_none_or(|s| s.load == "not-found") {
                 // Written but never linked: it will be loaded as if it were not there.
                 continue;
             }
+            if unsure && state.as_ref().is_some_and(|s| s.active == "inactive") {
+                unit.launched = false;
+            }
             tracing::info!(unit = %name, launched = unit.launched, "adopted {name}");
-            let fenced =
-                self.context.files.read(&name).is_some_and(|file| {
-                    Requirements::of(&name, &file).partition == Partition::Stop
-                });
+            let file = self.context.files.read(&name);
+            let requirements = file.map(|file| Requirements::of(&name, &file));
+            let requirements = Arc::new(requirements.unwrap_or_default());
             if unit.launched
-                && fenced
+                && requirements.partition == Partition::Stop
                 && let Err(error) = self.context.fence.guard(&name).await
             {
                 tracing::error!(unit = %name, "{name}: {}", telemetry::chain(&error));
             }
-            self.local.insert(name.clone(), Local::new(unit, state));
+            let local = Local::new(unit, requirements, state);
+            self.local.insert(name.clone(), local);
             self.ask.insert(name.clone());
             self.tell(&name);
         }
@@ -378,14 +392,7 @@ impl Agent {
             .iter()
             .map(|(n, l)| (n.clone(), l.unit.clone()))
             .collect();
-        let waits = |task: &AgentTask| {
-            self.waits(&task.unit)
-                || (!self.local.contains_key(&task.unit) && self.dropping.contains(&task.unit))
-        };
-        let tasks: Vec<AgentTask> = plan(&wanted, &have)
-            .into_iter()
-            .filter(|task| !waits(task))
-            .collect();
+        let tasks = self.ready(plan(&wanted, &have));
         let mut loads: BTreeMap<UnitName, Load> = BTreeMap::new();
         for task in tasks {
             let loading = loads.contains_key(&task.unit);
@@ -447,6 +454,41 @@ impl Agent {
         }
     }
 
+    /// The tasks that need not wait.
+    fn ready(&self, tasks: Vec<AgentTask>) -> Vec<AgentTask> {
+        let desired = self.context.mirror.read();
+        let mut here = Population::default();
+        let local = self.local.iter().map(|(name, l)| (name, &l.requirements));
+        for (name, requirements) in local.chain(&self.coming) {
+            here.add(name, requirements);
+        }
+        let mut is_ready = |task: &AgentTask| {
+            let unit = &task.unit;
+            if self.waits(unit) {
+                return false;
+            }
+            let local = self.local.get(unit).map(|local| &local.requirements);
+            if local.is_some() && task.step != Step::Start {
+                return true;
+            }
+            if local.is_none() && self.dropping.contains(unit) {
+                return false;
+            }
+            // The leader may have put it in the place of one that has not stopped here yet, or may
+            // not have seen yet that a new text makes them rivals.
+            let wish = desired.units.get(unit).map(|unit| &unit.requirements);
+            let Some(requirements) = local.or(wish) else {
+                return false;
+            };
+            let free = here.conflicts(unit, requirements).next().is_none();
+            if free {
+                here.add(unit, requirements);
+            }
+            free
+        };
+        tasks.into_iter().filter(|task| is_ready(task)).collect()
+    }
+
     /// Whether nothing is to be begun on a unit now.
     fn waits(&self, name: &UnitName) -> bool {
         self.busy.contains(name) || self.retries.get(name).is_some_and(|r| r.at.is_some())
@@ -501,7 +543,10 @@ impl Agent {
         if loads.is_empty() {
             return;
         }
-        self.busy.extend(loads.keys().cloned());
+        for (name, load) in &loads {
+            self.busy.insert(name.clone());
+            self.coming.insert(name.clone(), load.requirements.clone());
+        }
         let parts = self.parts();
         self.work
             .spawn(async move { parts.load(loads, lease).await });

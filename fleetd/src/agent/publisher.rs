@@ -65,6 +65,7 @@ impl Publisher {
     async fn run(mut self) {
         loop {
             tokio::select! {
+                biased;
                 change = self.changes.recv() => {
                     let Some(change) = change else { return };
                     self.note(change);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use etcd_kv::Lease;
 use fleet_model::agent::{AgentUnit, LocalUnit};
-use fleet_model::{BatchResult, MachineId, Outcome as Verdict, Partition, UnitFile, UnitName};
+use fleet_model::{
+    BatchResult, MachineId, Outcome as Verdict, Partition, Requirements, UnitFile, UnitName,
+};
 
 use super::fence::Fence;
 use super::files::Files;
@@ -51,6 +53,7 @@ impl Launch {
 #[derive(Debug)]
 pub(super) struct Load {
     file: Arc<UnitFile>,
+    pub(super) requirements: Arc<Requirements>,
     launch: Launch,
     /// Start it too.
     pub(super) start: bool,
@@ -60,6 +63,7 @@ impl Load {
     pub(super) fn new(unit: &AgentUnit, global: bool) -> Self {
         Self {
             file: unit.file.clone(),
+            requirements: unit.requirements.clone(),
             launch: Launch::new(unit, global),
             start: false,
         }
@@ -74,7 +78,7 @@ pub(super) struct Done(pub(super) Vec<(UnitName, Outcome)>);
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It is in place.
-    Loaded(LocalUnit),
+    Loaded(LocalUnit, Arc<Requirements>),
     /// Its start was asked for, which counts as this restart.
     Started { restart: u64 },
     /// Its stop was asked for.
@@ -145,11 +149,11 @@ impl Parts {
             {
                 // It is loaded at least; the next plan starts it when the time has come.
                 unit.launched = false;
-                done.push((name.clone(), Outcome::Loaded(unit)));
+                done.push((name.clone(), Outcome::Loaded(unit, load.requirements)));
                 done.push((name, outcome));
                 continue;
             }
-            done.push((name, Outcome::Loaded(unit)));
+            done.push((name, Outcome::Loaded(unit, load.requirements)));
         }
         Done(done)
     }
@@ -202,27 +206,32 @@ impl Parts {
                 return Err(Outcome::Held);
             }
         }
-        let mark = Some((&*launch.hash, launch.restart));
-        if launch.batch {
-            // Marked last: one that was not started must not count as having run.
-            let started = self.manager.start_run(name.clone()).await;
-            started.map_err(|e| refused(&e))?;
-            return self.files.mark(name, mark).map_err(|e| refused(&e));
-        }
-        // Marked first: a daemon that dies in between must not start it a second time.
-        self.files.mark(name, mark).map_err(|e| refused(&e))?;
-        match self.manager.start(name.clone()).await {
-            Ok(()) => Ok(()),
-            Err(error @ ManagerError::Refused(_)) => {
+        // Marked before and after: a daemon that comes after one that died in between looks whether
+        // it runs.
+        self.files
+            .mark_starting(name, &launch.hash, launch.restart)
+            .map_err(|e| refused(&e))?;
+        let started = if launch.batch {
+            self.manager.start_run(name.clone()).await
+        } else {
+            self.manager.start(name.clone()).await
+        };
+        match started {
+            Ok(()) => {}
+            Err(error @ ManagerError::Refused(_)) if !launch.batch => {
                 // Asking again would change nothing; its state tells the rest.
                 tracing::error!(unit = %name, "failed to start {name}: {}", telemetry::chain(&error));
-                Ok(())
             }
             Err(error) => {
                 let _ = self.files.mark(name, None);
-                Err(failed("start", &error, true))
+                return Err(refused(&error));
             }
         }
+        let mark = Some((&*launch.hash, launch.restart));
+        if let Err(error) = self.files.mark(name, mark) {
+            tracing::warn!("{}", telemetry::chain(&error));
+        }
+        Ok(())
     }
 
     /// Asks for the start of a unit that is in place.
@@ -238,8 +247,8 @@ impl Parts {
 
     /// Stops a unit, waits until it is down, and asks for its start.
     pub(super) async fn restart(self, name: UnitName, launch: Launch) -> Done {
-        if let Err(error) = self.manager.stop_and_wait(name.clone()).await {
-            return Done::one(name, failed("restart", &error, true));
+        if let Err(outcome) = self.bring_down("restart", &name).await {
+            return Done::one(name, outcome);
         }
         // A start limit that was reached must not refuse what an operator asks for.
         let _ = self.manager.reset_failed(name.clone()).await;
@@ -279,8 +288,8 @@ impl Parts {
 
     /// Asks for the stop of a unit, which stays in place.
     pub(super) async fn stop(self, name: UnitName) -> Done {
-        let outcome = match self.manager.stop(name.clone()).await {
-            Ok(()) => match self.files.mark(&name, None) {
+        let outcome = match self.files.mark(&name, None) {
+            Ok(()) => match self.manager.stop(name.clone()).await {
                 Ok(()) => Outcome::Stopped,
                 Err(error) => failed("stop", &error, true),
             },
@@ -289,10 +298,23 @@ impl Parts {
         Done::one(name, outcome)
     }
 
+    /// Stops a unit and waits until it is down. The mark goes first: a daemon that comes after one
+    /// that died meanwhile must not believe that the unit runs. If it still does, starting it
+    /// changes nothing.
+    async fn bring_down(&self, what: &'static str, name: &UnitName) -> Result<(), Outcome> {
+        self.files
+            .mark(name, None)
+            .map_err(|e| failed(what, &e, true))?;
+        self.manager
+            .stop_and_wait(name.clone())
+            .await
+            .map_err(|e| failed(what, &e, true))
+    }
+
     /// Stops a unit, waits until it is down, and takes it away.
     pub(super) async fn unload(self, name: UnitName) -> Done {
-        if let Err(error) = self.manager.stop_and_wait(name.clone()).await {
-            return Done::one(name, failed("unload", &error, true));
+        if let Err(outcome) = self.bring_down("unload", &name).await {
+            return Done::one(name, outcome);
         }
         // It has not necessarily failed, and what is not linked need not be unlinked.
         let _ = self.manager.reset_failed(name.clone()).await;

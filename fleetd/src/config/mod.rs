@@ -42,6 +42,8 @@ pub struct Settings {
     pub public_ip: String,
     /// Metadata to publish.
     pub metadata: Metadata,
+    /// How many units the leader may move to a machine that joins.
+    pub rebalance_on_join: u32,
     /// What to offer to units, where that is not all there is.
     pub offer: Offer,
     /// How long the machine counts as present without a sign of life.
@@ -236,6 +238,10 @@ impl Settings {
                 },
                 "public_ip" => settings.public_ip = value,
                 "metadata" => settings.metadata = parse_metadata(&value),
+                "rebalance_on_join" => match value.parse() {
+                    Ok(n) => settings.rebalance_on_join = n,
+                    Err(_) => bad("not a number of units"),
+                },
                 "offer_memory" => match parse_bytes(&value) {
                     Ok(bytes) => settings.offer.memory = Some(bytes),
                     Err(what) => bad(what),
@@ -358,6 +364,7 @@ impl Default for Settings {
             engine_reconcile_interval: Duration::from_secs(2),
             public_ip: String::new(),
             metadata: Metadata::new(),
+            rebalance_on_join: 0,
             offer: Offer::default(),
             agent_ttl: Duration::from_secs(10),
             token_limit: 100,

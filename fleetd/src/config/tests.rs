@@ -1,5 +1,7 @@
 //! What files and variables make of the settings.
 
+use proptest::prelude::*;
+
 use super::*;
 
 #[test]
@@ -133,4 +135,22 @@ fn addresses_for_dns_may_have_ports() {
     let text = "dns_listen=127.0.0.54, 172.17.0.1";
     let (settings, warnings) = Settings::from_text("f", text, std::iter::empty()).unwrap();
     assert_eq!((settings.dns_listen.len(), warnings.len()), (2, 0));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_taken_or_refused(
+        lines in prop::collection::vec(
+            ("verbosity|etcd_servers|metadata|agent_ttl|token_limit|offer_cpus|offer_memory|\
+              api_roles|plain_role|dns_listen|etcd_request_timeout|\\PC{0,5}",
+             "\\PC{0,12}|[0-9a-z.:,=\\[\\]\"-]{0,12}"),
+            0..6,
+        )
+    ) {
+        let lines: Vec<String> = lines.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+        if let Err(error) = read(&lines.join("\n")) {
+            // Whoever reads it finds the place.
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
 }

@@ -37,7 +37,7 @@ pub use follow::{Follow, Update};
 pub use keys::Key;
 use keys::Layout;
 pub use mirror::{Desired, Mirror};
-use orders::read_record;
+pub(crate) use orders::read_record;
 pub use orders::{Announcement, Cordon, Rebalance};
 
 /// Format of the keys that this daemon knows.
@@ -260,13 +260,17 @@ impl Registry {
             None => Compare::missing(key.as_str()),
         };
         match &task.step {
-            Step::Schedule { to, from } => (
-                vec![
+            Step::Schedule { to, from } => {
+                let mut guards = vec![
                     was(from.as_ref()),
                     Compare::exists(self.layout.job(&task.unit, "unit")),
-                ],
-                Op::put(key.as_str(), to.as_str()),
-            ),
+                ];
+                if let Some(gone) = from {
+                    // It may have come back and taken the unit, and we have not heard of it yet.
+                    guards.push(Compare::missing(self.layout.state(&task.unit, gone)));
+                }
+                (guards, Op::put(key.as_str(), to.as_str()))
+            }
             Step::Unschedule { from } => (vec![was(Some(from))], Op::delete(key.as_str())),
         }
     }

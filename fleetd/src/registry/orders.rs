@@ -49,7 +49,7 @@ pub struct Announcement {
 }
 
 /// A record that may be written by others, checked beyond its shape.
-pub(super) trait Record: DeserializeOwned {
+pub(crate) trait Record: DeserializeOwned {
     /// Longest value in bytes.
     const LONGEST: usize = 4096;
     /// Its texts.
@@ -96,7 +96,7 @@ impl Record for fleet_model::Machine {
 }
 
 /// Reads a record; what no daemon can have written is ignored with a warning that names `what`.
-pub(super) fn read_record<T: Record>(what: impl std::fmt::Display, value: &[u8]) -> Option<T> {
+pub(crate) fn read_record<T: Record>(what: impl std::fmt::Display, value: &[u8]) -> Option<T> {
     let complain = |why: &str| {
         tracing::warn!("the registry's record of {what} is ignored: {why}");
         None
@@ -205,6 +205,12 @@ impl Registry {
         let kv = self.kv.get(self.layout.key("rebalance")).await;
         let kv = kv.map_err(RegistryError::kv("read the request to rebalance"))?;
         Ok(kv.and_then(|kv| read_record("rebalancing", &kv.value)))
+    }
+
+    /// What takes a request away that has been dealt with, unless it was made anew meanwhile.
+    pub(crate) fn rebalance_done(&self, value: &[u8]) -> (Compare, Op) {
+        let key = self.layout.key("rebalance");
+        (Compare::value(key.as_str(), value), Op::delete(key))
     }
 
     /// Keeps what came of a batch unit, if it exists and is (still) scheduled on `machine`.

@@ -322,6 +322,7 @@ function drawUnits(rows) {
   const words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = ({ unit, verdict }) => {
     if (shown !== "all" && verdict[0] !== shown) return false;
+    if (words.length === 0) return true;
     const on = [...(states.get(unit.name) || new Map()).keys()].map(place).join(" ");
     const text =
       `${unit.name} ${verdict[1]} ${verdict[2]} ${unit.desiredState} ${unit.machineID || ""} ${place(unit.machineID || "")} ${on}`.toLowerCase();
@@ -454,6 +455,7 @@ async function readLog(name) {
     text = text.trimEnd() || "Nothing has been logged.";
   } catch (error) {
     text = error.message;
+    if (error.status === 409) text += `\nfleetctl journal ${name}`;
   }
   if (open !== name) return;
   $("log").textContent = text;

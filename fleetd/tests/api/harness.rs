@@ -37,6 +37,7 @@ pub(crate) struct Options {
     pub(crate) access: Access,
     pub(crate) journal: JournalReader,
     pub(crate) no_manager: Option<String>,
+    pub(crate) audit: bool,
 }
 
 impl Default for Options {
@@ -51,6 +52,7 @@ impl Default for Options {
             },
             journal: JournalReader::default(),
             no_manager: None,
+            audit: true,
         }
     }
 }
@@ -105,7 +107,9 @@ impl Server {
             me: MachineId::parse(ME).unwrap(),
             page_limit: PAGE,
             access: options.access,
-            audit: Audit { enabled: true },
+            audit: Audit {
+                enabled: options.audit,
+            },
             metrics: metrics.clone(),
             journal: options.journal,
             no_manager: options.no_manager,

@@ -18,7 +18,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use crate::harness::{Answer, Server, eventually, exchange, request, unit_body};
+use crate::harness::{Answer, Options, Server, eventually, exchange, request, unit_body};
 
 /// An authority and what it has signed.
 struct Authority {
@@ -294,7 +294,7 @@ fn ear() -> &'static Ear {
 async fn every_write_leaves_a_line_and_no_secret() {
     let ear = ear();
     let server = Server::start().await;
-    let lines = || {
+    let heard = || {
         let lines = ear.lines.lock().unwrap();
         lines
             .iter()
@@ -316,7 +316,7 @@ async fn every_write_leaves_a_line_and_no_secret() {
         &request("DELETE", path, None),
     )
     .await;
-    let lines = lines();
+    let lines = heard();
     let statuses: Vec<&str> = lines
         .iter()
         .map(|l| {
@@ -343,6 +343,14 @@ async fn every_write_leaves_a_line_and_no_secret() {
         "{lines:?}"
     );
     assert!(!lines.concat().contains("swordfish"), "{lines:?}");
+    // Unless nobody wants it.
+    let silent = Server::with(Options {
+        audit: false,
+        ..Options::default()
+    })
+    .await;
+    silent.ask("PUT", path, Some(&body)).await;
+    assert_eq!(lines.len(), heard().len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,7 +107,7 @@ async fn batch_units_run_to_their_end_and_the_result_stays() {
         .put("good.service", &batch("/bin/true", 0), "launched")
         .await;
     cluster
-        .put("bad.service", &batch("/bin/false", 0), "launched")
+        .put("bad.service", &batch("/bin/false", 1), "launched")
         .await;
     let result = async |unit: &str| {
         let key = format!("{PREFIX}v3/job/{unit}/result");
@@ -116,7 +116,7 @@ async fn batch_units_run_to_their_end_and_the_result_stays() {
     };
     eventually("both have ended", async || {
         result("good.service").await.is_some()
-            && result("bad.service").await.is_some_and(|r| r.attempts == 1)
+            && result("bad.service").await.is_some_and(|r| r.attempts == 2)
     })
     .await;
     let good = result("good.service").await.unwrap();
@@ -128,7 +128,7 @@ async fn batch_units_run_to_their_end_and_the_result_stays() {
     let bad = result("bad.service").await.unwrap();
     assert_eq!(
         (bad.outcome, bad.exit_status, bad.attempts),
-        (Outcome::Failure, 1, 1)
+        (Outcome::Failure, 1, 2)
     );
     // Nobody starts them again.
     sleep(Duration::from_millis(500)).await;
@@ -137,7 +137,7 @@ async fn batch_units_run_to_their_end_and_the_result_stays() {
             cluster.starts("good.service"),
             cluster.starts("bad.service")
         ),
-        (1, 1)
+        (1, 2)
     );
     // Launching it again runs it anew.
     cluster.target("good.service", "launched").await;
@@ -187,6 +187,49 @@ async fn without_etcd_only_units_that_must_not_run_twice_stop_and_in_time() {
     assert_eq!(status, 204);
     eventually("the guard goes with the last unit", async || {
         !manager.is_active("fleet-guard.service")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_machine_empties_and_units_come_back_when_asked_to() {
+    let etcd = EtcdServer::start().await;
+    let registry = registry(Arc::new(etcd.client()));
+    let cluster = Cluster::start(&etcd, 2).await;
+    for i in 0..4 {
+        cluster
+            .put(&format!("u{i}.service"), PLAIN, "launched")
+            .await;
+    }
+    let running = |index: usize| cluster.daemons[index].manager.main_pids();
+    eventually("two run on each", async || {
+        running(0).len() == 2 && running(1).len() == 2
+    })
+    .await;
+    let machine = fleet_model::MachineId::parse(&cluster.ids()[0]).unwrap();
+    let drain = fleetd::registry::Cordon {
+        drain: true,
+        ..Default::default()
+    };
+    registry.set_cordon(&machine, Some(&drain)).await.unwrap();
+    eventually("all run on the other", async || {
+        let (first, second) = (running(0), running(1));
+        assert!(first.keys().all(|name| !second.contains_key(name)), "twice");
+        first.is_empty() && second.len() == 4
+    })
+    .await;
+    cluster.put("u4.service", PLAIN, "launched").await;
+    eventually("a new one does, too", async || running(1).len() == 5).await;
+    registry.set_cordon(&machine, None).await.unwrap();
+    let request = fleetd::registry::Rebalance {
+        budget: 1,
+        requested: String::new(),
+    };
+    registry.ask_rebalance(&request).await.unwrap();
+    eventually("one comes back, and the request is gone", async || {
+        running(0).len() == 1
+            && running(1).len() == 4
+            && registry.rebalance().await.unwrap().is_none()
     })
     .await;
 }

@@ -9,6 +9,7 @@ mod harness;
 mod life;
 mod pretend;
 mod restore;
+mod secured;
 
 use std::time::Duration;
 

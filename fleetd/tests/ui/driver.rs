@@ -17,20 +17,26 @@ pub(crate) struct Browser {
 
 /// One HTTP exchange; the answer's status and body.
 pub(crate) fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
+    try_http(address, method, path, body).unwrap()
+}
+
+fn try_http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let length = body.len();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
+    )?;
     let mut reader = BufReader::new(stream);
     let (mut head, mut line) = (String::new(), String::new());
-    while reader.read_line(&mut line).unwrap() > 2 {
+    while reader.read_line(&mut line)? > 2 {
         head += &line.to_lowercase();
         line.clear();
     }
@@ -39,18 +45,20 @@ pub(crate) fn http(address: SocketAddr, method: &str, path: &str, body: &str) ->
     match length.and_then(|l| l.trim().parse().ok()) {
         Some(length) => {
             body.resize(length, 0);
-            reader.read_exact(&mut body).unwrap();
+            reader.read_exact(&mut body)?;
         }
-        None => drop(reader.read_to_end(&mut body).unwrap()),
+        None => drop(reader.read_to_end(&mut body)?),
     }
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, String::from_utf8_lossy(&body).into_owned())
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    let status = status.ok_or_else(|| std::io::Error::other(head.clone()))?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 impl Browser {
     pub(crate) fn start(profile: &Path) -> Self {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
+            .env("HOME", profile)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -186,8 +194,9 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() && !std::thread::panicking() {
-            self.command("DELETE", "", &Value::Null);
+        // This ends the browser, also after a failure; without it, it would stay.
+        if !self.session.is_empty() {
+            let _ = try_http(self.address, "DELETE", &self.session, "");
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();

@@ -303,7 +303,7 @@ fn the_dashboard_shows_the_cluster_and_follows_it() {
     );
     browser.wait(
         "its log, as text",
-        "document.querySelector('#log').textContent.includes('<b>not markup</b>') || document.querySelector('#log').textContent.includes('ask there')",
+        "document.querySelector('#log').textContent.includes('<b>not markup</b>')",
     );
     browser.wait(
         "its text",
@@ -323,6 +323,14 @@ fn the_dashboard_shows_the_cluster_and_follows_it() {
         "the focus is back",
         "document.activeElement.dataset.unit === 'web@1.service'",
     );
+
+    // A log that is on another machine: where, and how to read it.
+    browser.open(&format!("{page}#unit=database.service"));
+    browser.wait(
+        "where the log is",
+        "document.querySelector('#log')?.textContent.endsWith('ask there\\nfleetctl journal database.service')",
+    );
+    browser.press("\u{e00c}");
 
     // Why a unit waits is said, and destroyed units go.
     browser.eval("(document.querySelector('#filter').value = '', document.querySelector('#filter').dispatchEvent(new Event('input')))");

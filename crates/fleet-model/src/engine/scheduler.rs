@@ -359,6 +359,7 @@ impl Scheduler {
         if machine.is_some() {
             self.promise(name, None);
             self.fences.remove(name);
+            self.settling.remove(name);
         }
         self.move_to(name, machine.as_ref());
         self.dirty.insert(name.clone());

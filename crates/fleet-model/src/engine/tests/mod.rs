@@ -1,8 +1,10 @@
 //! Tables and properties of the engine.
 
 mod facts;
+mod life;
 mod options;
 mod properties;
+mod rules;
 mod tables;
 
 use super::*;
@@ -87,4 +89,9 @@ pub(super) fn check(view: &mut ClusterView, expect: &[&str]) {
     let first = plan(view);
     assert_eq!(text(&first), expect);
     apply(view, &first);
+}
+
+pub(super) fn hold(view: &mut ClusterView, unit: &str, id: &str, activity: Activity) {
+    let unit = view.units.get_mut(&name(unit)).unwrap();
+    unit.held_by.insert(machine(id), activity);
 }
