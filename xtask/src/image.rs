@@ -81,7 +81,7 @@ pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
             "-p",
             "init",
             "-p",
-            "qemu-tests",
+            "web",
             "--bin",
             "init",
             "--bin",

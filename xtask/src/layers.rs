@@ -43,6 +43,7 @@ pub const LAYERS: &[(&str, Layer)] = &[
     ("update", Layer::L2),
     ("image-build", Layer::L3),
     ("qemu-tests", Layer::L3),
+    ("web", Layer::L3),
     ("xtask", Layer::L3),
 ];
 
