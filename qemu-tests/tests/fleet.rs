@@ -79,8 +79,8 @@ fn replace(machines: &[Machine]) -> anyhow::Result<()> {
     let mut before = Vec::new();
     for unit in ["sleeper@1.service", "sleeper@2.service"] {
         let at = where_is(m, unit)?;
-        let pid = by_address(machines, &at)?
-            .ssh(&format!("systemctl show -p MainPID --value {unit}"))?;
+        let pid =
+            by_address(machines, &at)?.ssh(&format!("systemctl show -p MainPID --value {unit}"))?;
         before.push((unit, at, pid));
     }
     m.upload(
