@@ -63,9 +63,10 @@ impl Reference {
         if self.registry != DEFAULT_REGISTRY {
             return format!("{}/{}", self.registry, self.repository);
         }
+        // `library/a/b` keeps its whole name: `a/b` is another repository.
         match self.repository.strip_prefix("library/") {
-            Some(short) => short.to_owned(),
-            None => self.repository.clone(),
+            Some(short) if !short.contains('/') => short.to_owned(),
+            _ => self.repository.clone(),
         }
     }
 
@@ -246,6 +247,20 @@ mod tests {
             (registry, repository, id)
         );
         assert_eq!(name.to_string(), shown);
+    }
+
+    #[test]
+    fn only_a_single_word_is_shown_without_library() {
+        for (text, shown) in [
+            ("library/web", "web:latest"),
+            ("docker.io/library/web:1", "web:1"),
+            ("library/a/b", "library/a/b:latest"),
+            ("h.example/library/web", "h.example/library/web:latest"),
+        ] {
+            let name: Reference = text.parse().unwrap();
+            assert_eq!(name.to_string(), shown, "{text}");
+            assert_eq!(shown.parse::<Reference>().unwrap(), name, "{text}");
+        }
     }
 
     #[test]

@@ -170,7 +170,9 @@ impl fmt::Display for EntryList {
             }
             writeln!(f, "[{section}]")?;
             for entry in self.0.iter().filter(|e| e.section == *section) {
-                writeln!(f, "{}={}", entry.key, entry.value)?;
+                // A backslash at the very end would join the next line.
+                let end = if entry.value.ends_with('\\') { " " } else { "" };
+                writeln!(f, "{}={}{end}", entry.key, entry.value)?;
             }
         }
         Ok(())
@@ -207,6 +209,20 @@ mod tests {
     fn continuation_at_the_end() {
         assert_eq!(parse("[A]\nb=c\\").0[0].value, "c");
         assert!(parse("x=y").0.is_empty());
+    }
+
+    #[test]
+    fn a_value_that_ends_in_a_backslash_does_not_swallow_the_next_line() {
+        let entry = |key: &str, value: &str| OwnedEntry {
+            section: "Unit".to_owned(),
+            key: key.to_owned(),
+            value: value.to_owned(),
+        };
+        let list = EntryList(vec![
+            entry("Description", "a\\"),
+            entry("After", "b.service"),
+        ]);
+        assert_eq!(EntryList::parse(&list.to_string()), list);
     }
 
     proptest! {

@@ -111,7 +111,9 @@ impl Failure {
     /// What to do about it, where something can be said.
     fn hint(&self, root: bool) -> Option<&'static str> {
         if !root && self.text.contains("Permission denied") {
-            return Some("use sudo; who is in the group docker may look at containers without it");
+            return Some(
+                "use sudo, or have yourself put into the group docker (whoever is in it is as good as root)",
+            );
         }
         HINTS
             .iter()

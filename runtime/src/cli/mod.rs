@@ -58,7 +58,7 @@ struct Command {
     interspersed: bool,
     /// How many words at least and at most.
     words: (usize, usize),
-    /// Changes something; the rest only looks, and the group docker may.
+    /// Changes something: done as root, for the group docker by [`relay`]. The rest only looks, which the group may too.
     root: bool,
     run: Run,
 }
