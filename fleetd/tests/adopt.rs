@@ -103,7 +103,7 @@ impl ServiceManager for Processes {
     fn start(&self, name: UnitName) -> Answer<'_, ()> {
         if pid_of(&self.dir, name.as_str()).is_none() {
             // Ends by itself, whatever becomes of the test.
-            let child = Command::new("sleep")
+            let mut child = Command::new("sleep")
                 .arg("120")
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -112,6 +112,7 @@ impl ServiceManager for Processes {
                 .spawn()
                 .unwrap();
             std::fs::write(self.dir.join(name.as_str()), child.id().to_string()).unwrap();
+            std::thread::spawn(move || child.wait());
         }
         self.changed(&name);
         done(())

@@ -119,7 +119,7 @@ impl Scheduler {
         let replaced = || {
             let mut replacers = slot.residents.replacers(name);
             let unit = replacers
-                .find(|other| self.is_on(other, &machine) && !self.leads_to(name, other))?;
+                .find(|other| self.is_on(other, &machine) && self.displaces(other, name))?;
             Some(Obstacle::ReplacedBy { unit: unit.clone() })
         };
         let query = self.query(name, entry);

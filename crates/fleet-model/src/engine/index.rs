@@ -55,6 +55,8 @@ impl Scheduler {
         }
         self.each_pattern(&requirements, |patterns, glob| patterns.remove(glob, name));
         if self.globals.remove(name) {
+            // Whether it runs or not: what it forbids may have changed.
+            self.freed.extend(self.machines.keys().cloned());
             self.stale.extend(self.machines.keys().cloned());
         }
         self.changed_replaces(name, &requirements);

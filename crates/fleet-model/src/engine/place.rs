@@ -347,7 +347,7 @@ impl Scheduler {
         }
         let mut replacers = slot.residents.replaces.of(&query.replaces, name);
         if let Some(unit) =
-            replacers.find(|other| !query.is_company(other) && !self.leads_to(name, other))
+            replacers.find(|other| !query.is_company(other) && self.displaces(other, name))
         {
             return Some(Obstacle::ReplacedBy { unit: unit.clone() });
         }
@@ -421,9 +421,35 @@ impl Scheduler {
         unmet_by_place(query, slot).saturating_add(unmet_by_company(query, slot))
     }
 
-    /// Whether following Replaces from `from` arrives at `to`. Replacements in a circle are ignored,
-    /// or the units would chase each other for ever.
-    pub(super) fn leads_to(&self, from: &UnitName, to: &UnitName) -> bool {
+    /// Whether a unit that replaces another one makes it leave. Replacements in a circle are ignored,
+    /// and those of units that must be where the other one is: they would go on for ever.
+    pub(super) fn displaces(&self, replacer: &UnitName, name: &UnitName) -> bool {
+        !self.leads_to(name, replacer) && !self.follows(replacer, name)
+    }
+
+    /// Whether MachineOf, followed from `from`, arrives at `to`.
+    fn follows(&self, from: &UnitName, to: &UnitName) -> bool {
+        let mut seen = BTreeSet::from([from]);
+        let mut open = vec![from];
+        while let Some(entry) = open.pop().and_then(|name| self.units.get(name)) {
+            let exact = entry.requirements.peers.iter();
+            let exact = exact.filter_map(|p| self.units.get_key_value(p.as_str()));
+            let globs = entry.requirements.peer_globs.iter();
+            let matched = globs.flat_map(|glob| self.units_matching(glob));
+            for next in exact.map(|(name, _)| name).chain(matched) {
+                if next == to {
+                    return true;
+                }
+                if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether following Replaces from `from` arrives at `to`.
+    fn leads_to(&self, from: &UnitName, to: &UnitName) -> bool {
         let mut seen = BTreeSet::from([from]);
         let mut open = vec![from];
         while let Some(name) = open.pop() {

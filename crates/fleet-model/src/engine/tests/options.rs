@@ -335,6 +335,20 @@ fn a_replaced_unit_goes_only_where_it_fits() {
 }
 
 #[test]
+fn a_unit_cannot_replace_what_it_must_be_with() {
+    let mut view = cluster(
+        &[("m1", "")],
+        &[
+            ("a", "MachineOf=b.service", Some("m1")),
+            ("b", "", Some("m1")),
+            ("c", "MachineOf=a.service\nReplaces=b*", None),
+        ],
+    );
+    check(&mut view, &["c > m1"]);
+    check(&mut view, &[]);
+}
+
+#[test]
 fn values_that_cannot_be_read_are_a_reason_to_wait() {
     check(
         &mut cluster(&[("m1", "")], &[("a@x", "Announce=http:%i", None)]),

@@ -80,6 +80,25 @@ fn replaces_in_circle(view: &ClusterView, from: &UnitName, to: &UnitName) -> boo
     seen.contains(to)
 }
 
+fn follows(view: &ClusterView, from: &UnitName, to: &UnitName) -> bool {
+    let mut seen = BTreeSet::from([from.clone()]);
+    let mut open = vec![from.clone()];
+    let mut found = false;
+    while let Some(unit) = open.pop().and_then(|name| view.units.get(&name)) {
+        let r = &unit.requirements;
+        for other in view.units.keys() {
+            let text = other.as_str();
+            if r.peers.contains(text) || r.peer_globs.iter().any(|g| g.matches(text)) {
+                found |= other == to;
+                if seen.insert(other.clone()) {
+                    open.push(other.clone());
+                }
+            }
+        }
+    }
+    found
+}
+
 /// Whether a machine passes all hard rules for a unit that is not on it.
 pub(super) fn fits(view: &ClusterView, name: &UnitName, id: &MachineId) -> bool {
     let (unit, slot) = (&view.units[name], &view.machines[id]);
@@ -109,7 +128,10 @@ pub(super) fn fits(view: &ClusterView, name: &UnitName, id: &MachineId) -> bool 
         })
         && !here.iter().any(|other| apart((name, r), *other))
         && !scheduled.iter().any(|(n, theirs)| {
-            theirs.replaces_unit(name.as_str()) && *n != name && !replaces_in_circle(view, name, n)
+            theirs.replaces_unit(name.as_str())
+                && *n != name
+                && !replaces_in_circle(view, name, n)
+                && !follows(view, n, name)
         })
         && (r.reservation.is_nothing() || sum(&here).plus(r.reservation).fits(&slot.offer))
         && failed.is_none_or(|result| result.machine != id.as_str())
