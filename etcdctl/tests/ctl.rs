@@ -268,8 +268,9 @@ fn without_a_server_the_status_is_2() {
         error.contains(&format!("127.0.0.1:{port}")) && error.contains("\nhint: is etcd running"),
         "{error}"
     );
-    let output = run("https://127.0.0.1:1", &["get", "x"], "");
-    assert_eq!(output.status.code(), Some(1));
+    // Nobody there is nobody there, over TLS too.
+    let output = run(&format!("https://127.0.0.1:{port}"), &["get", "x"], "");
+    assert_eq!(output.status.code(), Some(2));
 }
 
 /// What etcd-launch says and how it exits, on settings that cannot be and on a port that is taken.
