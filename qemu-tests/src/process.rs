@@ -16,17 +16,24 @@ pub struct Owned {
 }
 
 impl Owned {
-    /// Starts `command` with its output in `log`. `detach`: it outlives us (for `up`), so it gets a session of its own.
+    /// Starts `command` with its output in `log`. `detach`: it outlives us (for `up`). Else it ends with us also where we
+    /// are killed: setpriv(1) sets its parent-death signal.
     pub fn start(command: &mut Command, log: &Path, detach: bool) -> Result<Owned> {
         let out = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let name = command.get_program().display().to_string();
-        command.stdout(out.try_clone()?).stderr(out);
-        if detach {
-            command.stdin(Stdio::null());
+        let mut bound = Command::new("setpriv");
+        let command = if detach {
+            command.stdin(Stdio::null())
         } else {
-            command.stdin(Stdio::piped());
-        }
+            bound
+                .args(["--pdeathsig", "KILL", "--"])
+                .arg(command.get_program())
+                .args(command.get_args())
+                .stdin(Stdio::piped())
+        };
         let child = command
+            .stdout(out.try_clone()?)
+            .stderr(out)
             .spawn()
             .with_context(|| format!("cannot start {name}; is it installed?"))?;
         Ok(Owned {
