@@ -11,7 +11,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 const SLEEPER: &str = "[Unit]\nDescription=first text\n\n[Service]\nExecStart=/bin/sleep 1000000\n\n[X-Fleet]\nConflicts=sleeper@*\n";
 /// Runs on one machine at most, whatever happens to the network.
-const ONCE: &str = "[Service]\nExecStart=/bin/sh -c 'echo it-runs-here; exec sleep 1000000'\n\n[X-Fleet]\nPartition=stop\nConflicts=sleeper@*\n";
+const ONCE: &str = "[Service]\nExecStart=/bin/sh -c 'echo it-runs-here; exec sleep 1000000'\n\n[X-Fleet]\nPartition=stop\n";
 
 fn by_address<'a>(machines: &'a [Machine], address: &str) -> anyhow::Result<&'a Machine> {
     machines
