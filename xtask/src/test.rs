@@ -1,5 +1,6 @@
 //! `cargo xtask test`: what CI runs. All checks run; failures are reported together at the end.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -7,8 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{image, setup, tidy};
 
-/// The files of qemu-tests, in the order in which they run.
-const QEMU_FILES: &[&str] = &["boot", "cluster", "fleet", "single", "up"];
+/// The files of qemu-tests, in the order in which they run. Those of one line run side by side: their tests have one
+/// machine each, which keeps one processor busy.
+const QEMU_FILES: &[&[&str]] = &[&["boot", "single"], &["cluster"], &["fleet"], &["up"]];
 
 /// Runs one suite, or all of them.
 pub fn run(suite: Option<&str>) -> Result<()> {
@@ -99,9 +101,10 @@ pub fn run(suite: Option<&str>) -> Result<()> {
         if qemu.is_none() {
             step("same bytes twice", &image::same_bytes);
         }
-        for file in qemu.map_or(QEMU_FILES.to_vec(), |name| vec![name]) {
-            step(&format!("qemu {file}"), &|| {
-                qemu_file(file, &image::peer()?)
+        let one = qemu.map(|name| [name]);
+        for files in one.as_ref().map_or(QEMU_FILES.to_vec(), |one| vec![one]) {
+            step(&format!("qemu {}", files.join(" and ")), &|| {
+                side_by_side(files, &image::peer()?)
             });
         }
     }
@@ -124,20 +127,35 @@ fn original_fleetctl() -> Result<()> {
     cargo(&[&["test", "-p", "fleetctl", "--locked"][..], &args, &shown].concat())
 }
 
-/// How many tests of a file run at once. Those of `boot` need one emulated processor and no registry, whose port there is
-/// once; where there are two processors, two of them take half the time.
-fn threads(file: &str) -> &'static str {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    if file == "boot" && processors > 1 {
-        "--test-threads=2"
-    } else {
-        "--test-threads=1"
-    }
+/// Runs files of QEMU tests at once: the first is shown as it runs, the others when it is done.
+fn side_by_side(files: &[&str], peer: &str) -> Result<()> {
+    let Some((first, others)) = files.split_first() else {
+        return Ok(());
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = others
+            .iter()
+            .map(|file| {
+                let log = PathBuf::from(format!("build/test-{file}.log"));
+                let _ = std::fs::remove_file(&log);
+                let shown = log.clone();
+                let run = scope.spawn(move || qemu_file(file, peer, Some(&log)));
+                (shown, run)
+            })
+            .collect();
+        let mut result = qemu_file(first, peer, None);
+        for (log, run) in others {
+            let other = run.join().unwrap_or_else(|_| bail!("the runner panicked"));
+            eprint!("{}", std::fs::read_to_string(&log).unwrap_or_default());
+            result = result.and(other);
+        }
+        result
+    })
 }
 
 /// One file of QEMU tests. An emulated guest on a busy host may miss a deadline: a file that fails is run once more, and
 /// says so; failing twice is a failure.
-fn qemu_file(file: &str, peer: &str) -> Result<()> {
+fn qemu_file(file: &str, peer: &str, log: Option<&Path>) -> Result<()> {
     let args = [
         "test",
         "-p",
@@ -147,10 +165,19 @@ fn qemu_file(file: &str, peer: &str) -> Result<()> {
         "--test",
         file,
         "--",
-        threads(file),
+        "--test-threads=1",
         "--nocapture",
     ];
-    let run = || cargo_with(&args, &[("FLOTILLA_PEER", peer)]);
+    let run = || {
+        let mut command = cargo_command(&args);
+        command.env("FLOTILLA_PEER", peer);
+        if let Some(log) = log {
+            let to = std::fs::File::options().create(true).append(true).open(log);
+            let to = to.with_context(|| format!("cannot write {}", log.display()))?;
+            command.stdout(to.try_clone()?).stderr(to);
+        }
+        finish(&mut command)
+    };
     run().or_else(|e| {
         eprintln!("--- qemu {file}: FAILED ONCE ({e:#}); running it again");
         run()
@@ -162,16 +189,24 @@ fn cargo(args: &[&str]) -> Result<()> {
 }
 
 fn cargo_with(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    finish(cargo_command(args).envs(env.iter().copied()))
+}
+
+fn cargo_command(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
         .args(args)
-        .envs(env.iter().copied())
         .env("FLOTILLA_STATIC", image::static_dir())
         .env("LIBSECCOMP_LINK_TYPE", "static")
-        .env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu")
-        .status()
-        .context("cannot run cargo")?;
+        .env("LIBSECCOMP_LIB_PATH", "/usr/lib/x86_64-linux-gnu");
+    command
+}
+
+fn finish(command: &mut Command) -> Result<()> {
+    let status = command.status().context("cannot run cargo")?;
     if !status.success() {
-        bail!("cargo {}: {status}", args[0]);
+        let verb = command.get_args().next().unwrap_or_default();
+        bail!("cargo {}: {status}", verb.display());
     }
     Ok(())
 }
