@@ -1,4 +1,4 @@
-//! The three-machine cluster of the examples: etcd members that run fleet, and what fleet says of its units.
+//! The machines of the examples: three etcd members that run fleet, what fleet says of its units, the bare-metal worker.
 
 use std::time::Duration;
 
@@ -53,3 +53,23 @@ pub fn place_of(m: &Machine, unit: &str) -> Result<Option<String>> {
         .find(|(u, _)| u == unit)
         .map(|(_, a)| a))
 }
+
+/// The machine of `examples/worker-bare-metal.yml`, with its second disk, blank.
+///
+/// # Errors
+/// Where it does not come.
+pub fn worker(w: &World) -> Result<Machine> {
+    let mut spec = w.spec(7)?;
+    spec.address = "10.0.2.27".into();
+    spec.ssh_port = w.forward("10.0.2.27", 22)?;
+    spec.more_disks = vec!["2G".into()];
+    let mut seed = w.seed(7, examples::WORKER);
+    seed.network_config = None;
+    spec.seed = Some(seed);
+    let mut m = w.start(spec)?;
+    m.wait_ssh(Duration::from_secs(240))?;
+    Ok(m)
+}
+
+/// What is mounted for containers, and its file system: label, type, UUID.
+pub const DATA_DISK: &str = "test \"$(findmnt -n -o SOURCE /var/lib/docker)\" = /dev/vdb && sudo blkid -p -o value -s LABEL -s TYPE -s UUID /dev/vdb";

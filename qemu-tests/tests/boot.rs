@@ -1,5 +1,5 @@
 //! Boot paths: SeaBIOS and OVMF ten times on one disk, verity, what a reboot keeps, boots with things missing
-//! (issue 2, shows 5 and 9).
+//! (issue 2, shows 4, 5 and 9).
 
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom};
@@ -474,6 +474,19 @@ fn etcd_without_quorum_does_not_hold_up_login() -> anyhow::Result<()> {
         "etcd's complaint",
         Duration::from_secs(120),
         "sudo journalctl -u etcd.service --no-pager | grep -E '10.0.2.1[23]'",
+    )?;
+    Ok(())
+}
+
+/// The worker without its cluster still boots to ssh, with its address and its disk.
+#[test]
+fn the_worker_without_its_cluster_boots_to_ssh() -> anyhow::Result<()> {
+    let w = World::new("worker")?;
+    let m = qemu_tests::members::worker(&w)?;
+    m.wait_until(
+        "the data disk",
+        Duration::from_secs(120),
+        qemu_tests::members::DATA_DISK,
     )?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use qemu_tests::members::{place_of, placed, three};
+use qemu_tests::members::{DATA_DISK, place_of, placed, three, worker};
 use qemu_tests::process::wait_for;
 use qemu_tests::world::http_get;
 use qemu_tests::{Machine, World, examples};
@@ -150,23 +150,6 @@ fn three_machines_run_units_side_by_side_and_survive_one() -> anyhow::Result<()>
     the_worker_joins(&w, &machines)
 }
 
-/// The machine of `examples/worker-bare-metal.yml`, with its second disk, blank.
-fn worker(w: &World) -> anyhow::Result<Machine> {
-    let mut spec = w.spec(7)?;
-    spec.address = "10.0.2.27".into();
-    spec.ssh_port = w.forward("10.0.2.27", 22)?;
-    spec.more_disks = vec!["2G".into()];
-    let mut seed = w.seed(7, examples::WORKER);
-    seed.network_config = None;
-    spec.seed = Some(seed);
-    let mut m = w.start(spec)?;
-    m.wait_ssh(4 * MINUTES)?;
-    Ok(m)
-}
-
-/// What is mounted for containers, and its file system: label, type, UUID.
-const DATA_DISK: &str = "test \"$(findmnt -n -o SOURCE /var/lib/docker)\" = /dev/vdb && sudo blkid -p -o value -s LABEL -s TYPE -s UUID /dev/vdb";
-
 /// The worker beside the three (show 4): data disk, static address, proxy, fleet; and again after a reboot.
 fn the_worker_joins(w: &World, members: &[Machine]) -> anyhow::Result<()> {
     let m = worker(w)?;
@@ -209,14 +192,5 @@ fn the_worker_joins(w: &World, members: &[Machine]) -> anyhow::Result<()> {
         3 * MINUTES,
         "fleetctl list-machines | grep 10.0.2.27",
     )?;
-    Ok(())
-}
-
-/// The worker without its cluster still boots to ssh, with its address and its disk.
-#[test]
-fn the_worker_without_its_cluster_boots_to_ssh() -> anyhow::Result<()> {
-    let w = World::new("worker")?;
-    let m = worker(&w)?;
-    m.wait_until("the data disk", 2 * MINUTES, DATA_DISK)?;
     Ok(())
 }

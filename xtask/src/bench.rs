@@ -298,7 +298,8 @@ impl Debian {
             .arg(self.dir.join("initrd"));
         c.args([
             "-append",
-            "console=ttyS0,115200 quiet panic=-1",
+            // Its first boot asks at the console for a locale otherwise.
+            "console=ttyS0,115200 quiet panic=-1 systemd.firstboot=off",
             "-device",
             "virtio-rng-pci",
         ]);
