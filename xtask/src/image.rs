@@ -268,6 +268,8 @@ fn commit() -> (String, String) {
 /// A hash over all that the image depends on.
 fn inputs() -> Result<String> {
     let mut h = Sha256::new();
+    // os-release names the commit.
+    h.update(format!("{:?}", commit()));
     let mut files = vec![
         target_dir().join("release/image-build"),
         static_dir().join("init"),
