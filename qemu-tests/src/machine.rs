@@ -156,6 +156,7 @@ impl Machine {
 
     /// Starts QEMU (again) on the same disks.
     pub fn boot(&mut self) -> Result<()> {
+        self.forget_connection();
         self.boots += 1;
         let console = self.console_path();
         if console.exists() {
@@ -282,6 +283,7 @@ impl Machine {
 
     /// A power cut.
     pub fn kill(&mut self) {
+        self.forget_connection();
         if let Some(q) = &mut self.qemu {
             q.kill();
         }
@@ -307,7 +309,21 @@ impl Machine {
     /// The ssh command up to the remote command.
     #[must_use]
     pub fn ssh_command(&self) -> Command {
-        ssh_command(&self.key, self.spec.ssh_port)
+        let shared = self.shared_connection();
+        ssh("core", &self.key, self.spec.ssh_port, Some(&shared))
+    }
+
+    /// Where the connection that all sessions share listens: an emulated machine works for a second at each key
+    /// exchange. ssh makes it with the first session and ends it some idle time after the last.
+    fn shared_connection(&self) -> PathBuf {
+        self.dir.join("ssh")
+    }
+
+    /// Ends the shared connection: its other end is gone, or about to be.
+    fn forget_connection(&self) {
+        if self.shared_connection().exists() {
+            let _ = self.ssh_command().args(["-O", "exit"]).output();
+        }
     }
 
     /// Runs `script` on the machine as core, whatever its exit status.
@@ -393,12 +409,12 @@ impl Machine {
 /// ssh to a forwarded port of this host, as user core, no questions asked.
 #[must_use]
 pub fn ssh_command(key: &Path, port: u16) -> Command {
-    ssh_command_as("core", key, port)
+    ssh("core", key, port, None)
 }
 
-/// [`ssh_command`] as another user.
+/// ssh as `user`, each session over its own connection, or over the one that listens at `shared`.
 #[must_use]
-pub fn ssh_command_as(user: &str, key: &Path, port: u16) -> Command {
+pub fn ssh(user: &str, key: &Path, port: u16, shared: Option<&Path>) -> Command {
     let mut c = Command::new("ssh");
     c.arg("-i").arg(key).args(["-p", &port.to_string(), "-q"]);
     for o in [
@@ -413,8 +429,18 @@ pub fn ssh_command_as(user: &str, key: &Path, port: u16) -> Command {
     ] {
         c.args(["-o", o]);
     }
+    if let Some(path) = shared {
+        c.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=30"]);
+        c.arg("-o").arg(format!("ControlPath={}", path.display()));
+    }
     c.arg(format!("{user}@127.0.0.1"));
     c
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.forget_connection();
+    }
 }
 
 /// Makes an ssh key pair in `dir` and returns the private key's path and the public key's line.

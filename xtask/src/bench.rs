@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use qemu_tests::accel::Accel;
-use qemu_tests::machine::ssh_command_as;
+use qemu_tests::machine;
 use qemu_tests::process::{Owned, wait_for};
 use qemu_tests::world::free_port;
 use qemu_tests::{World, examples};
@@ -32,9 +32,9 @@ struct Figures {
     processes: u64,
 }
 
-/// Prints the table.
-pub fn boot() -> Result<()> {
-    setup::install(setup::ALL)?;
+/// Boots each system `runs` times and prints the table.
+pub fn boot(runs: u8) -> Result<()> {
+    setup::install(&setup::all())?;
     image::build(None, false)?;
     let peer = PathBuf::from(image::peer()?);
     let w = World::new("bench")?;
@@ -49,13 +49,13 @@ pub fn boot() -> Result<()> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     let debian = Debian::prepare(&peer, &w)?;
-    for run in 1..=3u8 {
+    for run in 1..=runs {
         // Interleaved, so that a noisy host is noisy for both.
         ours.push(flotilla(&w, run)?);
         theirs.push(debian.boot(&w)?);
     }
     let unit = fleet_unit(&w)?;
-    table(&ours, &theirs);
+    table(&ours, &theirs)?;
     println!("kernel start to a fleet unit running (single member, etcd included): {unit:.1} s");
     println!("\nsizes of the image, bytes:");
     for f in ["vmlinuz", "initrd", "usr.img", "flotilla.qcow2"] {
@@ -74,10 +74,11 @@ fn measure(run: impl Fn(&str) -> Result<String>) -> Result<Figures> {
             .with_context(|| format!("{property}: {text:?}"))?
             / 1e6)
     };
-    // Its own process list: pid, PSS; sshd and its children belong to the measurement.
+    // Its own process list: pid, PSS; sshd and its children belong to the measurement. Kernel threads have no PSS. Only
+    // the shell's own words: a minimal Debian has no awk.
     let list = run(
-        "for d in /proc/[0-9]*; do p=${d#/proc/}; c=$(cat $d/cgroup 2>/dev/null); case $c in *ssh*|*session*) continue;; esac; \
-         s=$(awk '/^Pss:/{print $2}' $d/smaps_rollup 2>/dev/null); [ -n \"$s\" ] && echo $p $s; done; true",
+        "for d in /proc/[0-9]*; do c=$(cat $d/cgroup 2>/dev/null); case $c in *ssh*|*session*) continue;; esac; \
+         while read key size unit; do [ $key = Pss: ] && echo ${d#/proc/} $size; done 2>/dev/null <$d/smaps_rollup; done; true",
     )?;
     let rows: Vec<(u64, u64)> = list
         .lines()
@@ -278,6 +279,8 @@ impl Debian {
             .arg(&disk))?;
         let port = free_port()?;
         w.lan.forward(port, "10.0.2.20", 22)?;
+        let console = self.dir.join("console");
+        let _ = fs::remove_file(&console);
         let mut c = Command::new("qemu-system-x86_64");
         c.args(w.accel.args()).args([
             "-smp",
@@ -290,8 +293,7 @@ impl Debian {
             "none",
             "-no-reboot",
         ]);
-        c.arg("-serial")
-            .arg(format!("file:{}", self.dir.join("console").display()));
+        c.arg("-serial").arg(format!("file:{}", console.display()));
         c.arg("-kernel")
             .arg(w.image.file("vmlinuz"))
             .arg("-initrd")
@@ -316,7 +318,7 @@ impl Debian {
         c.args(["-device", "virtio-blk-pci,drive=d0"]);
         let mut qemu = Owned::start(&mut c, &self.dir.join("qemu.log"), false)?;
         let run = |s: &str| -> Result<String> {
-            let mut c = ssh_command_as("root", &self.key, port);
+            let mut c = machine::ssh("root", &self.key, port, Some(&self.dir.join("ssh")));
             c.arg(s).stdin(Stdio::null());
             let out = c.output()?;
             if !out.status.success() {
@@ -327,9 +329,13 @@ impl Debian {
         wait_for(
             "ssh of the Debian peer",
             w.accel.scale(Duration::from_secs(240)),
-            || run("true").map(Some),
+            || {
+                // Attempts before its sshd is there only cost both sides time.
+                let up = fs::read_to_string(&console).is_ok_and(|text| text.contains("login:"));
+                up.then(|| run("true").map(|_| ())).transpose()
+            },
         )
-        .with_context(|| fs::read_to_string(self.dir.join("console")).unwrap_or_default())?;
+        .with_context(|| fs::read_to_string(&console).unwrap_or_default())?;
         let ssh = uptime(&run(UPTIME)?)?;
         wait_for(
             "multi-user.target of the peer",
@@ -368,10 +374,11 @@ fn median(mut v: Vec<f64>) -> f64 {
     v[v.len() / 2]
 }
 
-fn table(ours: &[Figures], theirs: &[Figures]) {
+fn table(ours: &[Figures], theirs: &[Figures]) -> Result<()> {
+    let head = format!("median of {}", ours.len());
     println!(
-        "{:<44} {:>10} {:>10} {:>8}",
-        "median of 3", "Flotilla", "Debian", "ratio"
+        "{head:<44} {:>10} {:>10} {:>8}",
+        "Flotilla", "Debian", "ratio"
     );
     type Pick = fn(&Figures) -> f64;
     let rows: [(&str, Pick); 6] = [
@@ -387,6 +394,10 @@ fn table(ours: &[Figures], theirs: &[Figures]) {
             median(ours.iter().map(pick).collect()),
             median(theirs.iter().map(pick).collect()),
         );
+        if a <= 0.0 || b <= 0.0 {
+            bail!("{name}: nothing was measured (Flotilla {a}, Debian {b})");
+        }
         println!("{name:<44} {a:>10.1} {b:>10.1} {:>8.2}", a / b);
     }
+    Ok(())
 }

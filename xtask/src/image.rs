@@ -46,9 +46,26 @@ pub fn static_dir() -> PathBuf {
     target_dir().join(TARGET).join("static")
 }
 
+/// When a build may use the processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// As any process.
+    Normal,
+    /// Only while nothing else wants them.
+    Idle,
+}
+
 /// Runs cargo with the environment of a release build.
-pub fn cargo(args: &[&str], statically: bool) -> Result<()> {
-    let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+fn cargo(args: &[&str], statically: bool, priority: Priority) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut c = match priority {
+        Priority::Normal => Command::new(cargo),
+        Priority::Idle => {
+            let mut c = Command::new("nice");
+            c.args(["-n", "19"]).arg(cargo);
+            c
+        }
+    };
     c.args(args);
     if statically {
         c.env("RUSTFLAGS", "-C target-feature=+crt-static")
@@ -64,35 +81,22 @@ pub fn cargo(args: &[&str], statically: bool) -> Result<()> {
     Ok(())
 }
 
-/// Builds everything into build/image.
-pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
-    setup::install(setup::UP)?;
-    let mut args = vec!["build", "--release", "--locked"];
+/// Compiles what the image carries and what builds it.
+pub fn compile(priority: Priority) -> Result<()> {
+    let mut args = vec!["build", "--release", "--locked", "-p", "image-build"];
     for p in PROGRAMS {
         args.extend(["-p", p]);
     }
-    cargo(&args, false)?;
-    cargo(
-        &[
-            "build",
-            "--profile",
-            "static",
-            "--locked",
-            "-p",
-            "init",
-            "-p",
-            "web",
-            "--bin",
-            "init",
-            "--bin",
-            "web",
-        ],
-        true,
-    )?;
-    cargo(
-        &["build", "--release", "--locked", "-p", "image-build"],
-        false,
-    )?;
+    cargo(&args, false, priority)?;
+    let statics = ["-p", "init", "-p", "web", "--bin", "init", "--bin", "web"];
+    let args = ["build", "--profile", "static", "--locked"];
+    cargo(&[&args[..], &statics].concat(), true, priority)
+}
+
+/// Builds everything into build/image.
+pub fn build(mirror: Option<&str>, force: bool) -> Result<()> {
+    setup::install(setup::UP)?;
+    compile(Priority::Normal)?;
     let stamp = Path::new("build/image/inputs");
     let key = inputs()?;
     if !force && fs::read_to_string(stamp).is_ok_and(|s| s == key) {
@@ -222,10 +226,8 @@ fn same(a: &Path, b: &Path) -> Result<bool> {
 /// Writes packages.lock anew.
 pub fn update_lock(mirror: Option<&str>) -> Result<()> {
     setup::install(setup::UP)?;
-    cargo(
-        &["build", "--release", "--locked", "-p", "image-build"],
-        false,
-    )?;
+    let args = ["build", "--release", "--locked", "-p", "image-build"];
+    cargo(&args, false, Priority::Normal)?;
     let mut c = Command::new(target_dir().join("release/image-build"));
     if let Some(m) = mirror {
         c.args(["--mirror", m]);

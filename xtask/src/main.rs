@@ -17,7 +17,7 @@ mod tidy;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Builds, runs and tests Flotilla.
 #[derive(Debug, Parser)]
@@ -74,7 +74,8 @@ enum Cmd {
     /// Measures, beside a peer in the same call.
     Bench {
         /// What to measure.
-        what: BenchName,
+        #[command(subcommand)]
+        what: Bench,
     },
     /// Checks layers, documents and manifests.
     Tidy,
@@ -93,10 +94,14 @@ enum ImageAction {
     UpdateLock,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum BenchName {
-    /// Start of the kernel to init, multi-user.target, ssh and a fleet unit; memory; sizes.
-    Boot,
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Start of the kernel to init, multi-user.target, ssh and a fleet unit; memory; sizes. The peer is a minimal Debian.
+    Boot {
+        /// Boots of each system; the medians are printed.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
+        runs: u8,
+    },
     /// Fleet's latency, writes, planner and memory, up to 1000 machines, with a real etcd; writes docs/fleet/bench.md.
     Fleet,
 }
@@ -143,14 +148,12 @@ fn run(command: &Cmd) -> anyhow::Result<ExitCode> {
             mirror,
             force,
         } => image::build(mirror.as_deref(), *force)?,
-        Cmd::Bench {
-            what: BenchName::Boot,
-        } => bench::boot()?,
-        Cmd::Bench {
-            what: BenchName::Fleet,
-        } => bench_fleet::fleet()?,
+        Cmd::Bench { what } => match what {
+            Bench::Boot { runs } => bench::boot(*runs)?,
+            Bench::Fleet => bench_fleet::fleet()?,
+        },
         Cmd::Tidy => tidy::run()?,
-        Cmd::Setup => setup::install(setup::ALL)?,
+        Cmd::Setup => setup::install(&setup::all())?,
         Cmd::Completion { shell } => {
             clap_complete::generate(
                 *shell,

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: what CI runs. All checks run; failures are reported together at the end.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -15,7 +16,7 @@ const QEMU_FILES: &[&[&str]] = &[&["boot", "single"], &["cluster"], &["up"]];
 
 /// Runs one suite, or all of them.
 pub fn run(suite: Option<&str>) -> Result<()> {
-    setup::install(setup::ALL)?;
+    setup::install(&setup::all())?;
     let mut failed = Vec::new();
     let mut step = |name: &str, f: &dyn Fn() -> Result<()>| {
         let start = Instant::now();
@@ -53,6 +54,9 @@ pub fn run(suite: Option<&str>) -> Result<()> {
             ])
         });
     }
+    // The tests below wait a lot, for children, clocks and leases: meanwhile the image's programs are compiled.
+    let compiling =
+        Cell::new(all.then(|| std::thread::spawn(|| image::compile(image::Priority::Idle))));
     if wants("unit") {
         step("unit", &|| {
             // The same cases in every run: a commit is not blamed for a bug that chance finds in another part.
@@ -98,7 +102,13 @@ pub fn run(suite: Option<&str>) -> Result<()> {
     }
     let qemu = suite.filter(|s| !["fmt", "tidy", "clippy", "unit", "qemu"].contains(s));
     if all || suite == Some("qemu") || qemu.is_some() {
-        step("image", &|| image::build(None, false));
+        step("image", &|| {
+            if let Some(compiling) = compiling.take() {
+                let done = compiling.join();
+                done.unwrap_or_else(|_| bail!("the compiling thread panicked"))?;
+            }
+            image::build(None, false)
+        });
         if qemu.is_none() {
             step("same bytes twice", &image::same_bytes);
         }
