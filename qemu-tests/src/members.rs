@@ -34,8 +34,9 @@ pub fn placed(m: &Machine) -> Result<Vec<(String, String)>> {
         .filter_map(|l| {
             let f: Vec<&str> = l.split_whitespace().collect();
             match f[..] {
+                // A machine that is gone has no address; its units' last state lingers for a moment.
                 [unit, machine, "running"] => {
-                    Some((unit.to_string(), machine.rsplit('/').next()?.to_string()))
+                    Some((unit.to_string(), machine.split_once('/')?.1.to_string()))
                 }
                 _ => None,
             }

@@ -30,6 +30,20 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The directories of a store; a parent stands before its child.
+const DIRECTORIES: &[&str] = &[
+    "blobs",
+    "blobs/sha256",
+    "layers",
+    "refs",
+    "images",
+    "containers",
+    "volumes",
+    "networks",
+    "ipam",
+    "tmp",
+];
+
 /// The layout this program writes and reads.
 pub const FORMAT: u32 = 1;
 
@@ -158,37 +172,17 @@ impl Store {
     }
 
     fn create(root: &Path) -> Result<(), StoreError> {
-        let ours = [
-            "lost+found",
-            "blobs",
-            "layers",
-            "refs",
-            "images",
-            "containers",
-            "volumes",
-            "networks",
-            "ipam",
-            "tmp",
-            "sweep.lock",
-        ];
         for item in fs::read_dir(root).map_err(fail("list", root))? {
             let name = item.map_err(fail("list", root))?.file_name();
             let name = name.to_string_lossy();
-            if !ours.contains(&&*name) && !name.starts_with(".format") {
+            let ours = DIRECTORIES.contains(&&*name)
+                || ["lost+found", "sweep.lock"].contains(&&*name)
+                || name.starts_with(".format");
+            if !ours {
                 return Err(StoreError::Foreign(root.to_owned()));
             }
         }
-        for directory in [
-            "blobs/sha256",
-            "layers",
-            "refs",
-            "images",
-            "containers",
-            "volumes",
-            "networks",
-            "ipam",
-            "tmp",
-        ] {
+        for directory in DIRECTORIES {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(fail("make", &path))?;
         }
