@@ -172,6 +172,8 @@ fn with_lock(mirror: Option<&str>, command: impl Fn() -> Command) -> Result<Stri
         let mut c = Command::new(target_dir().join("release/image-build"));
         c.arg("update-lock");
         let _ = fs::remove_file(&mark);
+        // From the tree's: what it prints is what has changed.
+        fs::copy(LOCK, NEWER_LOCK).with_context(|| format!("cannot write {NEWER_LOCK}"))?;
         let changes = run(c, true)?.context("the mirror changes while it is read; try again")?;
         eprint!("{changes}");
         fs::write(&mark, &tree)?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{image, setup, tidy};
+use crate::{bench, image, setup, tidy};
 
 /// The files of qemu-tests, in the order in which they run. Those of one line run side by side: their tests have one
 /// machine each, which keeps one processor busy. `fleet`, seven emulated minutes of what operators do to a cluster, runs
@@ -117,6 +117,10 @@ pub fn run(suite: Option<&str>) -> Result<()> {
             step(&format!("qemu {}", files.join(" and ")), &|| {
                 side_by_side(files, &image::peer()?)
             });
+        }
+        if qemu.is_none() {
+            // Once each: that every figure is measured. For the figures themselves, more runs on a quiet machine.
+            step("bench boot", &|| bench::boot(1));
         }
     }
     if failed.is_empty() {
