@@ -132,8 +132,13 @@ pub fn up(args: &UpArgs) -> Result<()> {
     let image = Image::at(Path::new("build/image"))?;
     let accel = accel::probe(&image.file("vmlinuz"), Path::new("build/cache"))?;
     say(&format!(
-        "starting {} machines under {}",
+        "starting {} {} under {}",
         args.machines,
+        if args.machines == 1 {
+            "machine"
+        } else {
+            "machines"
+        },
         if accel == accel::Accel::Kvm {
             "KVM"
         } else {
