@@ -17,8 +17,10 @@
 
 pub mod cgroup;
 pub mod config;
+mod connections;
 mod context;
 mod core;
+mod datagrams;
 mod kernel;
 pub mod kmsg;
 pub mod lines;
@@ -32,8 +34,7 @@ pub mod syslog;
 pub mod varlink;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -41,15 +42,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
-use syscalls::socket::{Message, peek, peer_credentials, pending, receive};
+use syscalls::socket::{peek, pending, receive};
 
 use self::config::Config;
-use self::core::{Core, Sender, Transport};
+use self::core::Core;
 use self::kernel::KernelLog;
-use self::native::ClientEntry;
 use self::outbox::{Message as Note, Outbox};
 use self::sockets::{SocketError, Sockets};
-use self::stream::{Look, Stream};
+use self::stream::Stream;
 use self::varlink::{Call, Connection};
 
 const SIGINT: i32 = 2;
@@ -342,8 +342,8 @@ impl Daemon {
             let data = &data[..message.len.min(data.len())];
             let core = &mut self.core;
             let outcome = catch_unwind(AssertUnwindSafe(|| match token {
-                SYSLOG => log_syslog(core, &message, data),
-                _ => log_native(core, &message, data),
+                SYSLOG => datagrams::log_syslog(core, &message, data),
+                _ => datagrams::log_native(core, &message, data),
             }));
             if outcome.is_err() {
                 tracing::error!(
@@ -355,162 +355,6 @@ impl Daemon {
             let _ = receive(socket, &mut []);
         }
         any
-    }
-
-    fn accept_streams(&mut self) {
-        for _ in 0..BATCH {
-            match self.sockets.stdout.accept() {
-                Ok((stream, _)) => self.add_stream(stream.into(), false),
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-        }
-    }
-
-    fn add_stream(&mut self, fd: OwnedFd, from_store: bool) {
-        if self.connections.len() >= MAX_CONNECTIONS {
-            tracing::warn!("refused a stream, there are {MAX_CONNECTIONS} already");
-            return;
-        }
-        match Stream::new(&self.root, fd, from_store) {
-            Ok(stream) => {
-                // Before anything is read: from here on the connection outlives us.
-                if !from_store && let Ok(copy) = stream.fd.try_clone() {
-                    self.outbox
-                        .push(Note::Store(stream.stored_as.clone(), copy));
-                }
-                self.watch(Connected::Stream(stream));
-            }
-            Err(err) => tracing::warn!("failed to take a stream: {err}"),
-        }
-    }
-
-    fn watch(&mut self, connected: Connected) {
-        use epoll::EventFlags;
-        let (fd, flags) = match &connected {
-            // Edge-triggered: a line without its end stays in the socket and must not wake us again and again.
-            Connected::Stream(stream) => (
-                stream.fd.as_fd(),
-                EventFlags::IN | EventFlags::RDHUP | EventFlags::ET,
-            ),
-            Connected::Caller(caller) => (caller.stream.as_fd(), EventFlags::IN),
-        };
-        let token = self.next_token;
-        match epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags) {
-            Ok(()) => {
-                self.next_token += 1;
-                self.connections.insert(token, connected);
-            }
-            Err(err) => tracing::warn!("failed to wait for a connection: {err}"),
-        }
-    }
-
-    /// Reads a stream for one turn.
-    fn stream_turn(&mut self, token: u64) {
-        for _ in 0..BATCH {
-            let Some(Connected::Stream(stream)) = self.connections.get_mut(&token) else {
-                return;
-            };
-            match stream.look(&mut self.buffer) {
-                Look::Idle => return,
-                Look::Closed => return self.drop_stream(token),
-                Look::Data(len, sender, rest) => {
-                    let data = &self.buffer[..len];
-                    let used = match &stream.header {
-                        None => match stream.read_header(data, rest) {
-                            Ok(used) => used,
-                            Err(what) => {
-                                tracing::warn!("closed a stream whose header {what}");
-                                return self.drop_stream(token);
-                            }
-                        },
-                        Some(_) => {
-                            let core = &mut self.core;
-                            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                                log_lines(core, stream, sender, data, rest)
-                            }));
-                            outcome.unwrap_or_else(|_| {
-                                tracing::error!(
-                                    length = len,
-                                    "dropped lines that could not be handled"
-                                );
-                                len
-                            })
-                        }
-                    };
-                    if used == 0 {
-                        return;
-                    }
-                    stream.take(used, &mut self.scratch);
-                }
-            }
-        }
-        self.ready.push_back(token);
-    }
-
-    fn drop_stream(&mut self, token: u64) {
-        if let Some(Connected::Stream(stream)) = self.connections.remove(&token) {
-            stream.forget();
-            self.outbox.push(Note::Remove(stream.stored_as));
-        }
-    }
-
-    fn accept_callers(&mut self) {
-        let Some(varlink) = &self.sockets.varlink else {
-            return;
-        };
-        if let Ok((stream, _)) = varlink.accept()
-            && let Ok(caller) = Connection::new(stream)
-        {
-            self.watch(Connected::Caller(caller));
-        }
-    }
-
-    fn caller_turn(&mut self, token: u64) {
-        let Some(Connected::Caller(mut caller)) = self.connections.remove(&token) else {
-            return;
-        };
-        let open = caller.fill();
-        let root = peer_credentials(&caller.stream).is_ok_and(|c| c.uid == 0);
-        let mut answered = true;
-        while let Some(request) = caller.next_request() {
-            let (reply, oneway) = match varlink::parse(&request) {
-                Err(reply) => (reply, false),
-                Ok((_, oneway)) if !root => (varlink::denied(), oneway),
-                Ok((call, oneway)) => match self.call(call) {
-                    Ok(()) => (varlink::done(call), oneway),
-                    Err(err) => (varlink::failed(&telemetry::chain(&err)), oneway),
-                },
-            };
-            answered &= oneway || caller.reply(&reply).is_ok();
-        }
-        if open && answered {
-            self.connections.insert(token, Connected::Caller(caller));
-        }
-    }
-
-    /// Does what a caller or a signal asks for.
-    fn call(&mut self, call: Call) -> Result<(), journal::StoreError> {
-        let outcome = match call {
-            Call::GetInfo => Ok(()),
-            Call::FlushToVar => self.core.storage.flush_to_var().map(|on_disk| {
-                let place = self.core.storage.place();
-                let text = match on_disk {
-                    true => format!("Journal is written to {place}"),
-                    false => format!("Journal stays in memory, {place}: there is no disk for it"),
-                };
-                self.core
-                    .driver(6, "ec387f577b844b8fa948f33cad9a75e6", &text, &[]);
-                self.outbox.push(Note::Status(text));
-            }),
-            Call::RelinquishVar => self.core.storage.relinquish_var(),
-            Call::Rotate => self.core.storage.rotate(),
-            Call::Synchronize => {
-                self.drain();
-                self.core.storage.sync()
-            }
-        };
-        outcome.inspect_err(|err| self.core.complain(err))
     }
 
     /// Stores everything that was sent before now.
@@ -544,165 +388,4 @@ impl Daemon {
         );
         self.sync();
     }
-}
-
-fn log_native(core: &mut Core, message: &Message, data: &[u8]) {
-    let sender = Sender {
-        transport: Transport::Journal,
-        credentials: message.credentials,
-        unit: None,
-    };
-    let from_file;
-    let data = match &message.fds[..] {
-        [] => data,
-        // An empty datagram with one file: the entry is in there.
-        [fd] if data.is_empty() => match read_file(fd) {
-            Ok(bytes) => {
-                from_file = bytes;
-                &from_file
-            }
-            Err(what) => {
-                tracing::warn!("ignored an entry in a file: {what}");
-                return;
-            }
-        },
-        _ => {
-            tracing::warn!("ignored a datagram with {} descriptors", message.fds.len());
-            return;
-        }
-    };
-    for mut entry in native::parse(data) {
-        entry.fields.extend(sent_at(message));
-        core.log(sender, entry);
-    }
-}
-
-/// When the kernel took the message from its sender, as a field.
-fn sent_at(message: &Message) -> Option<Vec<u8>> {
-    let usec = message.realtime_usec?;
-    Some(format!("_SOURCE_REALTIME_TIMESTAMP={usec}").into_bytes())
-}
-
-/// Reads an entry that was sent as a file: memory or a local disk, where reading cannot be made to wait.
-fn read_file(fd: &OwnedFd) -> Result<Vec<u8>, String> {
-    const LOCAL: [i64; 4] = [0x0102_1994, 0xef53, 0x5846_5342, 0x9123_683e];
-    let stat = rustix::fs::fstat(fd).map_err(|err| err.to_string())?;
-    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
-        return Err("it is not a regular file".to_owned());
-    }
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    if size > ENTRY_MAX {
-        return Err(format!("it has {size} bytes"));
-    }
-    // The field's type differs between architectures.
-    #[allow(clippy::unnecessary_cast)]
-    let kind = rustix::fs::fstatfs(fd)
-        .map_err(|err| err.to_string())?
-        .f_type as i64;
-    if !LOCAL.contains(&kind) {
-        return Err(format!("it is on a file system of kind {kind:#x}"));
-    }
-    let copy = fd.try_clone().map_err(|err| err.to_string())?;
-    let mut file = File::from(copy);
-    let mut bytes = Vec::with_capacity(size as usize);
-    io::Seek::rewind(&mut file).map_err(|err| err.to_string())?;
-    file.take(ENTRY_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|err| err.to_string())?;
-    Ok(bytes)
-}
-
-fn log_syslog(core: &mut Core, message: &Message, data: &[u8]) {
-    // Some senders end a message with a NUL.
-    let data = data.strip_suffix(&[0]).unwrap_or(data);
-    let parts = syslog::parse(data);
-    if parts.text.is_empty() {
-        return;
-    }
-    let mut entry = ClientEntry {
-        priority: Some(parts.priority),
-        ..ClientEntry::default()
-    };
-    let mut add = |name: &str, value: &[u8]| {
-        entry.fields.push([name.as_bytes(), b"=", value].concat());
-    };
-    add("PRIORITY", parts.priority.to_string().as_bytes());
-    if let Some(facility) = parts.facility {
-        add("SYSLOG_FACILITY", facility.to_string().as_bytes());
-    }
-    for (name, value) in [
-        ("SYSLOG_IDENTIFIER", parts.identifier),
-        ("SYSLOG_PID", parts.pid),
-        ("SYSLOG_TIMESTAMP", parts.timestamp),
-    ] {
-        if let Some(value) = value {
-            add(name, value);
-        }
-    }
-    add("MESSAGE", parts.text);
-    entry.fields.extend(sent_at(message));
-    let sender = Sender {
-        transport: Transport::Syslog,
-        credentials: message.credentials,
-        unit: None,
-    };
-    core.log(sender, entry);
-}
-
-/// Stores the lines in `data`; gives the bytes used.
-fn log_lines(
-    core: &mut Core,
-    stream: &Stream,
-    credentials: syscalls::socket::Credentials,
-    data: &[u8],
-    rest: Option<lines::Break>,
-) -> usize {
-    let Some(header) = &stream.header else {
-        return 0;
-    };
-    let (lines, used) = lines::split(data, rest);
-    let unit = (stream.trusted && !header.unit.is_empty()).then_some(header.unit.as_str());
-    let sender = Sender {
-        transport: Transport::Stdout,
-        credentials: Some(credentials),
-        unit,
-    };
-    for (line, how) in lines {
-        let (priority, line) = match syslog::priority(line).filter(|_| header.level_prefix) {
-            // A level without a facility keeps the stream's.
-            Some((value, rest)) if value < 8 => (header.priority & !7 | value, rest),
-            Some((value, rest)) => (value, rest),
-            None => (header.priority, line),
-        };
-        let line = line.trim_ascii_end();
-        if line.is_empty() {
-            continue;
-        }
-        let level = (priority & 7) as u8;
-        let mut entry = ClientEntry {
-            priority: Some(level),
-            ..ClientEntry::default()
-        };
-        let mut add = |name: &str, value: &[u8]| {
-            entry.fields.push([name.as_bytes(), b"=", value].concat());
-        };
-        add("PRIORITY", level.to_string().as_bytes());
-        add("SYSLOG_FACILITY", (priority >> 3).to_string().as_bytes());
-        if !header.identifier.is_empty() {
-            add("SYSLOG_IDENTIFIER", header.identifier.as_bytes());
-        }
-        add("_STREAM_ID", stream.id.as_bytes());
-        if let Some(how) = how.field() {
-            add("_LINE_BREAK", how.as_bytes());
-        }
-        add("MESSAGE", line);
-        core.log(sender, entry);
-        if header.to_console {
-            core.write_console(&header.identifier, credentials.pid, line);
-        }
-        if header.to_kmsg {
-            core.write_kmsg(level, &header.identifier, credentials.pid, line);
-        }
-    }
-    used
 }
