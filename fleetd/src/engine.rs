@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use etcd_kv::{Compare, Event, Keys, Lease, Op, Txn, WatchRequest};
-use fleet_model::engine::{Access, EngineTask, Plan, Reason, Scheduler, Step};
-use fleet_model::{Activity, Machine, MachineId, Metadata, UnitState, merge_metadata};
+use fleet_model::engine::{EngineTask, Plan, Reason, Scheduler, Step};
+use fleet_model::{Activity, Machine, MachineId, Metadata, UnitName, UnitState, merge_metadata};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -24,8 +24,8 @@ use crate::registry::{
     Desired, ENGINE_VERSION, Follow, Key, Rebalance, Registry, RegistryError, Update, read_record,
 };
 
-/// Changes of the schedule in one transaction. Each has up to three guards; etcd allows 128 of them.
-const BATCH: usize = 40;
+/// Changes of the schedule in one transaction. Each has up to four guards; etcd allows 128 of them.
+const BATCH: usize = 30;
 
 /// What an engine needs to know.
 #[derive(Debug)]
@@ -190,6 +190,7 @@ impl Engine {
                         Step::Unschedule { from } => Some(from),
                     };
                     cluster.scheduler.set_schedule(&task.unit, from);
+                    cluster.set_result(&task.unit);
                 }
             });
             if let (Ok(()), Some(moved)) = (&done, plan.rebalanced) {
@@ -243,9 +244,9 @@ impl Engine {
     async fn write(&self, tasks: &[EngineTask], term: i64) -> Result<bool, RegistryError> {
         let mut txn = Txn::new().when(self.guard(term));
         for task in tasks {
-            let (guards, op) = self.registry.schedule_change(task);
+            let (guards, ops) = self.registry.schedule_change(task);
             txn.when.extend(guards);
-            txn.then.push(op);
+            txn.then.extend(ops);
         }
         let reply = self.registry.kv().txn(txn).await;
         let failed = |source| RegistryError::Kv {
@@ -339,15 +340,19 @@ struct Cluster {
 impl Cluster {
     fn set(&mut self, key: Key, value: Option<&[u8]>) {
         match &key {
-            Key::Unit(name) | Key::Target(name) | Key::Schedule(name) | Key::Result(name) => {
+            Key::Unit(name)
+            | Key::Target(name)
+            | Key::Schedule(name)
+            | Key::Result(name)
+            | Key::Answered(name) => {
                 let name = name.clone();
                 self.desired.set(key, value);
                 match self.desired.units.get(&name) {
                     Some(unit) => {
                         let requirements = unit.requirements.clone();
                         self.scheduler.set_unit(&name, requirements, unit.target);
-                        self.scheduler.set_result(&name, unit.result.clone());
                         self.scheduler.set_schedule(&name, unit.scheduled.clone());
+                        self.set_result(&name);
                     }
                     None => self.scheduler.remove_unit(&name),
                 }
@@ -383,11 +388,7 @@ impl Cluster {
             Key::Cordon(machine) => {
                 let machine = machine.clone();
                 self.desired.set(key, value);
-                let access = match self.desired.cordons.get(&machine) {
-                    None => Access::Open,
-                    Some(cordon) if cordon.drain => Access::Draining,
-                    Some(_) => Access::Cordoned,
-                };
+                let access = self.desired.access(&machine);
                 self.scheduler.set_access(&machine, access);
             }
             Key::Rebalance => {
@@ -399,6 +400,13 @@ impl Cluster {
             }
             // Agents deal with restarts, and clients with announcements.
             Key::Restart(_) | Key::Announcement(..) | Key::Other => {}
+        }
+    }
+
+    fn set_result(&mut self, name: &UnitName) {
+        if let Some(unit) = self.desired.units.get(name) {
+            let (result, answered) = (unit.result.clone(), unit.answered);
+            self.scheduler.set_result(name, result, answered);
         }
     }
 

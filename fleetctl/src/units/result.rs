@@ -119,6 +119,8 @@ fn line(name: &str, result: &BatchResult, is_final: bool, machine: &str) -> Stri
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -129,6 +131,7 @@ mod tests {
             attempts: 1,
             machine: "m".into(),
             finished: "2026-11-28T22:00:00Z".into(),
+            failures: BTreeMap::new(),
         };
         assert_eq!(
             line("a.service", &result, true, "m"),

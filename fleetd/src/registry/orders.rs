@@ -2,6 +2,7 @@
 //! units, and announced services: the values, and reading and writing them.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use etcd_kv::{Compare, Keys, Lease, Op, Txn};
 use fleet_model::{BatchResult, MachineId, UnitName};
@@ -69,8 +70,12 @@ impl Record for Rebalance {
 }
 
 impl Record for BatchResult {
+    /// There may be as many machines in it as there are retries: 1000.
+    const LONGEST: usize = 1 << 17;
+
     fn texts(&self) -> Vec<&str> {
-        vec![&self.machine, &self.finished]
+        let machines = self.failures.keys().map(String::as_str);
+        machines.chain([&*self.machine, &*self.finished]).collect()
     }
 }
 
@@ -116,14 +121,19 @@ pub(crate) fn read_record<T: Record>(what: impl std::fmt::Display, value: &[u8])
     }
 }
 
-/// Reads the nonce of a restart.
-pub(super) fn read_nonce(unit: &UnitName, value: &[u8]) -> Option<u64> {
+/// Reads a positive number; `what` of the unit it is.
+pub(super) fn read_number<T: FromStr + Default + PartialOrd>(
+    what: &str,
+    unit: &UnitName,
+    value: &[u8],
+) -> Option<T> {
     let text = std::str::from_utf8(value).ok();
-    let nonce = text.and_then(|t| t.parse().ok()).filter(|n| *n > 0);
-    if nonce.is_none() {
-        tracing::warn!(unit = %unit, "the registry's restart of {unit} is ignored: no number");
+    let number = text.and_then(|t| t.parse().ok());
+    let number = number.filter(|n| *n > T::default());
+    if number.is_none() {
+        tracing::warn!(unit = %unit, "the registry's {what} of {unit} is ignored: no number");
     }
-    nonce
+    number
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
@@ -180,11 +190,17 @@ impl Registry {
             .then(Op::put(
                 self.layout.job(name, "restart"),
                 nonce.max(1).to_string(),
-            ))
-            .then(Op::delete(self.layout.job(name, "result")));
+            ));
+        let txn = self.without_result(txn, name);
         let reply = self.kv.txn(txn).await;
         let reply = reply.map_err(RegistryError::kv("ask for a restart"))?;
         Ok(reply.succeeded.then_some(reply.revision))
+    }
+
+    /// Forgets what came of a batch unit, so that it starts anew.
+    pub(super) fn without_result(&self, txn: Txn, name: &UnitName) -> Txn {
+        txn.then(Op::delete(self.layout.job(name, "result")))
+            .then(Op::delete(self.layout.job(name, "answered")))
     }
 
     /// Asks the leader to spread units anew; replaces a request that waits.
@@ -301,12 +317,18 @@ mod tests {
             (b"\xff", None),
             (b"", None),
         ] {
-            assert_eq!(read_nonce(&unit, value), expect, "{value:?}");
+            assert_eq!(
+                read_number::<u64>("restart", &unit, value),
+                expect,
+                "{value:?}"
+            );
         }
     }
 
     #[tokio::test]
     async fn a_units_orders_go_with_it_and_results_end_with_a_new_start() {
+        use std::collections::BTreeMap;
+
         use fleet_model::{Outcome, TargetState, UnitFile};
 
         let kv = std::sync::Arc::new(etcd_kv::MemKv::new());
@@ -320,6 +342,7 @@ mod tests {
             attempts: 2,
             machine: "m1".into(),
             finished: String::new(),
+            failures: BTreeMap::new(),
         };
         let keys = async || {
             let reply = registry.kv().list("/v3/job/").await.unwrap();

@@ -42,10 +42,18 @@ pub struct Candidate {
     /// If not, why.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub obstacle: String,
+    /// How often the batch unit has failed there since it was started anew.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures: u64,
     /// How many preferences it does not meet.
     pub unmet: u64,
     /// Its load: one per unit, and one per hundredth of what it offers that is reserved.
     pub load: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// All machines. `GET machines`.
