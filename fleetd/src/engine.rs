@@ -21,7 +21,8 @@ use tokio::time::sleep;
 use crate::metrics::{Metrics, PassFailure, Task};
 use crate::presence::Standing;
 use crate::registry::{
-    Desired, ENGINE_VERSION, Follow, Key, Rebalance, Registry, RegistryError, Update, read_record,
+    Desired, ENGINE_VERSION, Follow, Key, Moves, Rebalance, Registry, RegistryError, Update,
+    read_record,
 };
 
 /// Changes of the schedule in one transaction. Each has up to four guards; etcd allows 128 of them.
@@ -182,26 +183,33 @@ impl Engine {
             }
             let start = Instant::now();
             let plan = cluster.scheduler.plan();
-            let mut done = self.carry_out(&plan, term).await.map(|outdated| {
-                // The scheduler has taken them for done.
-                for task in outdated {
-                    let from = match task.step {
-                        Step::Schedule { from, .. } => from,
-                        Step::Unschedule { from } => Some(from),
-                    };
-                    cluster.scheduler.set_schedule(&task.unit, from);
-                    cluster.set_result(&task.unit);
-                }
-            });
-            if let (Ok(()), Some(moved)) = (&done, plan.rebalanced) {
-                tracing::info!("the load is evened out: {moved} units move");
-                done = self.rebalanced(cluster.request.take(), term).await;
-            }
+            let done = self.execute(plan, &mut cluster, term).await;
             self.metrics.pass(start.elapsed());
             if let Err(end) = done {
                 return end;
             }
         }
+    }
+
+    /// Carries a plan out and takes note of what that means.
+    async fn execute(&self, plan: Plan, cluster: &mut Cluster, term: i64) -> Result<(), TermEnd> {
+        let outdated = self.carry_out(&plan, term).await?;
+        let moves = moves(&plan, &outdated);
+        // The scheduler has taken them for done.
+        for task in outdated {
+            let from = match task.step {
+                Step::Schedule { from, .. } => from,
+                Step::Unschedule { from } => Some(from),
+            };
+            cluster.scheduler.set_schedule(&task.unit, from);
+            cluster.set_result(&task.unit);
+        }
+        if let Some(moved) = plan.rebalanced {
+            tracing::info!("the load is evened out: {moved} units move");
+            let request = cluster.request.take();
+            self.rebalanced(request, &moves, term).await?;
+        }
+        Ok(())
     }
 
     /// Writes the schedule. Returns the tasks that were outdated.
@@ -256,16 +264,19 @@ impl Engine {
         Ok(reply.map_err(failed)?.succeeded)
     }
 
-    /// Takes the request away that has been dealt with.
-    async fn rebalanced(&self, request: Option<Vec<u8>>, term: i64) -> Result<(), TermEnd> {
+    /// Takes the request away that has been dealt with, and keeps what was done.
+    async fn rebalanced(
+        &self,
+        request: Option<Vec<u8>>,
+        moves: &Moves,
+        term: i64,
+    ) -> Result<(), TermEnd> {
         let Some(request) = request else {
             return Ok(());
         };
-        let (unchanged, delete) = self.registry.rebalance_done(&request);
-        let txn = Txn::new()
-            .when(self.guard(term))
-            .when(unchanged)
-            .then(delete);
+        let (unchanged, ops) = self.registry.rebalance_done(&request, moves);
+        let mut txn = Txn::new().when(self.guard(term)).when(unchanged);
+        txn.then.extend(ops);
         let failed = |source| RegistryError::Kv {
             what: "take the request to rebalance away",
             source,
@@ -302,6 +313,15 @@ async fn lease_changed(standing: &mut watch::Receiver<Standing>, lease: Lease) {
     if standing.wait_for(|s| s.lease != Some(lease)).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// The moves of a plan that even out the load, as far as they were written.
+fn moves(plan: &Plan, outdated: &[EngineTask]) -> Moves {
+    let written = plan.tasks.iter().filter(|task| !outdated.contains(task));
+    Moves::new(written.filter_map(|task| match &task.step {
+        Step::Unschedule { from } if task.why == Reason::Rebalanced => Some((&task.unit, from)),
+        _ => None,
+    }))
 }
 
 fn kind(task: &EngineTask) -> Task {

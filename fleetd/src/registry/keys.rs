@@ -183,6 +183,8 @@ mod tests {
             (layout.job(&unit, "restart"), true),
             (layout.cordon(&machine), true),
             (layout.key("metadata/m1/k"), true),
+            (layout.key("moves"), true),
+            (layout.key("rebalance"), false),
             (layout.presence(&machine), false),
             (layout.state(&unit, &machine), false),
             (layout.announcement("a", &unit, &machine), false),

@@ -16,11 +16,12 @@
 //! | `cordon/MACHINE` | JSON: [`Cordon`] | until lifted |
 //! | `metadata/MACHINE/KEY` | text; empty hides the key | permanent |
 //! | `rebalance` | JSON: [`Rebalance`] | until the leader has done it |
+//! | `moves` | JSON: [`Moves`], what the leader did about the last `rebalance` | permanent |
 //! | `presence/MACHINE` | JSON: address, metadata, version | the machine's lease |
 //! | `state/NAME/MACHINE` | JSON: [`UnitState`] | the machine's lease |
 //! | `announce/SERVICE/UNIT/MACHINE` | JSON: [`Announcement`] | the machine's lease |
 //!
-//! Wishes (`cordon/`, `job/`, `metadata/`) are one range, so one watch follows them. All that is
+//! Wishes (`cordon/`, `job/`, `metadata/`, and `moves`) are one range, so one watch follows them. All that is
 //! known of a unit is below its name: nothing is left behind when it is destroyed. Nothing is
 //! written that does not change. Values that no daemon can have written are ignored with a warning.
 
@@ -40,7 +41,7 @@ pub use keys::Key;
 use keys::Layout;
 pub use mirror::{Desired, Mirror};
 pub(crate) use orders::read_record;
-pub use orders::{Announcement, Cordon, Rebalance};
+pub use orders::{Announcement, Cordon, Moves, Rebalance};
 
 /// Format of the keys that this daemon knows.
 const FORMAT: u32 = 1;

@@ -1,6 +1,7 @@
 //! What operators ask for beyond target states (cordons, restarts, rebalancing), what came of batch
 //! units, and announced services: the values, and reading and writing them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -38,6 +39,34 @@ pub struct Rebalance {
     pub requested: String,
 }
 
+/// What the leader did about the last request to spread units anew.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Moves {
+    /// How many units move.
+    pub moved: u32,
+    /// Those that move and the machine that each leaves; not all, if there are very many.
+    #[serde(default)]
+    pub units: BTreeMap<String, String>,
+}
+
+impl Moves {
+    /// As many of them as a record holds.
+    #[must_use]
+    pub fn new<'a>(moves: impl IntoIterator<Item = (&'a UnitName, &'a MachineId)>) -> Self {
+        let mut record = Self::default();
+        let mut left = Self::LONGEST / 2;
+        for (unit, from) in moves {
+            record.moved = record.moved.saturating_add(1);
+            let size = unit.as_str().len() + from.as_str().len() + r#""":"","#.len();
+            if let Some(rest) = left.checked_sub(size) {
+                left = rest;
+                record.units.insert(unit.to_string(), from.to_string());
+            }
+        }
+        record
+    }
+}
+
 /// Where an announced service can be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
@@ -66,6 +95,15 @@ impl Record for Cordon {
 impl Record for Rebalance {
     fn texts(&self) -> Vec<&str> {
         vec![&self.requested]
+    }
+}
+
+impl Record for Moves {
+    const LONGEST: usize = 1 << 18;
+
+    fn texts(&self) -> Vec<&str> {
+        let moves = self.units.iter();
+        moves.flat_map(|(unit, from)| [&**unit, &**from]).collect()
     }
 }
 
@@ -216,17 +254,36 @@ impl Registry {
             .revision)
     }
 
-    /// The request that waits, if any.
-    pub async fn rebalance(&self) -> Result<Option<Rebalance>, RegistryError> {
-        let kv = self.kv.get(self.layout.key("rebalance")).await;
-        let kv = kv.map_err(RegistryError::kv("read the request to rebalance"))?;
-        Ok(kv.and_then(|kv| read_record("rebalancing", &kv.value)))
+    /// The request that waits, if any, and what was done about the last one that was dealt with;
+    /// mirrors show it once they have seen the revision.
+    pub async fn rebalancing(&self) -> Result<(Option<Rebalance>, Moves, i64), RegistryError> {
+        let txn = Txn::new()
+            .then(Op::get(self.layout.key("rebalance")))
+            .then(Op::get(self.layout.key("moves")));
+        let reply = self.kv.txn(txn).await;
+        let reply = reply.map_err(RegistryError::kv("read the request to rebalance"))?;
+        let request = reply.kvs(0).first();
+        let moves = reply.kvs(1).first();
+        Ok((
+            request.and_then(|kv| read_record("rebalancing", &kv.value)),
+            moves
+                .and_then(|kv| read_record("moves", &kv.value))
+                .unwrap_or_default(),
+            moves.map_or(0, |kv| kv.mod_revision),
+        ))
     }
 
-    /// What takes a request away that has been dealt with, unless it was made anew meanwhile.
-    pub(crate) fn rebalance_done(&self, value: &[u8]) -> (Compare, Op) {
+    /// What takes a request away that has been dealt with, unless it was made anew meanwhile, and
+    /// keeps what was done.
+    pub(crate) fn rebalance_done(&self, value: &[u8], moves: &Moves) -> (Compare, [Op; 2]) {
         let key = self.layout.key("rebalance");
-        (Compare::value(key.as_str(), value), Op::delete(key))
+        (
+            Compare::value(key.as_str(), value),
+            [
+                Op::delete(key),
+                Op::put(self.layout.key("moves"), json(moves)),
+            ],
+        )
     }
 
     /// Keeps what came of a batch unit, if it exists and is (still) scheduled on `machine`.
@@ -309,6 +366,18 @@ mod tests {
         assert_eq!(rebalance(r#"{"budget":3}"#).map(|r| r.budget), Some(3));
         assert_eq!(rebalance(r#"{"budget":-3}"#), None);
         let unit = UnitName::parse("a.service").unwrap();
+        // However many move, the record of it can be read.
+        let machine = MachineId::parse(&"m".repeat(32)).unwrap();
+        let long = "u".repeat(200);
+        let named = |n: usize| UnitName::parse(&format!("{long}{n}.service")).unwrap();
+        let units: Vec<UnitName> = (0..5000).map(named).collect();
+        let moves = Moves::new(units.iter().map(|unit| (unit, &machine)));
+        assert!(
+            moves.moved == 5000 && moves.units.len() > 400,
+            "{}",
+            moves.units.len()
+        );
+        assert_eq!(read_record::<Moves>("r", &json(&moves)), Some(moves));
         for (value, expect) in [
             (&b"7"[..], Some(7)),
             (b"0", None),
@@ -327,8 +396,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_units_orders_go_with_it_and_results_end_with_a_new_start() {
-        use std::collections::BTreeMap;
-
         use fleet_model::{Outcome, TargetState, UnitFile};
 
         let kv = std::sync::Arc::new(etcd_kv::MemKv::new());
@@ -409,9 +476,9 @@ mod tests {
             budget: 3,
             requested: "now".into(),
         };
-        assert_eq!(registry.rebalance().await.unwrap(), None);
+        assert_eq!(registry.rebalancing().await.unwrap().0, None);
         registry.ask_rebalance(&request).await.unwrap();
-        assert_eq!(registry.rebalance().await.unwrap(), Some(request));
+        assert_eq!(registry.rebalancing().await.unwrap().0, Some(request));
 
         let unit = UnitName::parse("a.service").unwrap();
         let announcement = Announcement {

@@ -256,9 +256,13 @@ async fn a_drained_machine_empties_and_units_come_back_when_asked_to() {
     eventually("one comes back, and the request is gone", async || {
         running(0).len() == 1
             && running(1).len() == 4
-            && registry.rebalance().await.unwrap().is_none()
+            && registry.rebalancing().await.unwrap().0.is_none()
     })
     .await;
+    let (_, moves, _) = registry.rebalancing().await.unwrap();
+    let from = moves.units.values().map(String::as_str);
+    assert_eq!(moves.moved, 1);
+    assert_eq!(from.collect::<Vec<_>>(), [&cluster.ids()[1]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
