@@ -42,8 +42,8 @@ pub(crate) enum Failure {
         message: String,
     },
     /// This fleetd cannot do that.
-    #[error("failed to {what}: this fleetd does not know how")]
-    TooOld { what: String },
+    #[error("failed to {what}: this fleetd has no {resource}")]
+    TooOld { what: String, resource: String },
     /// A file cannot be read.
     #[error("failed to read {path}")]
     Read { path: String, source: io::Error },

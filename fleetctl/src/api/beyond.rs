@@ -23,12 +23,12 @@ impl Client {
         path: &str,
         body: Option<&[u8]>,
     ) -> Result<Answer, Failure> {
-        let answer = self
-            .transport
-            .request(what, method, &format!("{BASE}/{path}"), body)?;
+        let resource = format!("{BASE}/{path}");
+        let answer = self.transport.request(what, method, &resource, body)?;
         if matches!(answer.status, 404 | 405) && super::message(&answer).is_empty() {
             return Err(Failure::TooOld {
                 what: what.to_owned(),
+                resource,
             });
         }
         Ok(answer)

@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     kv: MemKv,
     tls: Option<Tls>,
     configuration: &'static str,
+    /// Where fleetctl finds the first machine, if not at its own socket.
+    front: Option<PathBuf>,
 }
 
 /// What fleetctl did.
@@ -106,6 +108,7 @@ impl Cluster {
             kv: MemKv::new(),
             tls,
             configuration,
+            front: None,
         };
         for (id, address) in machines {
             cluster.add(id, address);
@@ -158,6 +161,13 @@ impl Cluster {
         self.machines.push(machine);
     }
 
+    /// From now on fleetctl finds the first machine's daemon as one that has the original's API only.
+    pub(crate) fn pretend_original(&mut self) {
+        let socket = self.dir.path().join("front.sock");
+        crate::front::start(&socket, &self.machines[0].socket);
+        self.front = Some(socket);
+    }
+
     /// fleetctl, ready to run.
     pub(crate) fn command(&self, program: &Path) -> Command {
         // Nothing that a test does may hang it.
@@ -200,7 +210,9 @@ impl Cluster {
     }
 
     pub(crate) fn program_at(&self, program: &Path, machine: usize, args: &[&str]) -> Ran {
-        let endpoint = format!("unix://{}", self.machines[machine].socket.display());
+        let front = self.front.as_ref().filter(|_| machine == 0);
+        let socket = front.unwrap_or(&self.machines[machine].socket);
+        let endpoint = format!("unix://{}", socket.display());
         let mut command = self.command(program);
         command.env("FLEETCTL_ENDPOINT", endpoint).args(args);
         command.output().unwrap().into()
