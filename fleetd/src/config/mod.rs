@@ -319,10 +319,8 @@ impl Settings {
             settings.etcd_servers = Self::default().etcd_servers;
         }
         // Read here, so that a bad file is found while the old settings can stay in force.
-        if tls.is_set() || settings.etcd_servers.iter().any(Endpoint::is_tls) {
-            let loaded = Tls::load(&tls).map_err(ConfigError::EtcdTls)?;
-            settings.etcd_tls = Some(loaded);
-        }
+        settings.etcd_tls =
+            Tls::for_endpoints(&settings.etcd_servers, &tls).map_err(ConfigError::EtcdTls)?;
         let identity = both(&mut files, "api_certfile", "api_keyfile")?;
         settings.api_tls = match (identity, files.remove("api_cafile")) {
             (Some((certificate, key)), Some(ca)) => Some(ApiTls {
