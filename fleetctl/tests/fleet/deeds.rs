@@ -70,6 +70,27 @@ fn a_long_wait_hears_of_changes_and_does_not_ask_all_the_time() {
 }
 
 #[test]
+fn a_cluster_without_watches_does_the_same() {
+    let settings = "disable_watches=true\nengine_reconcile_interval=0.2\n";
+    let cluster = Cluster::configured(2, settings);
+    cluster.write("a.service", A);
+    cluster.write("b.service", A);
+    cluster.well(&["start", "--wait-active", "a", "b"]);
+    cluster.well(&["restart", "a"]);
+    assert_eq!(cluster.starts("a.service"), 2);
+    cluster.well(&["drain", &crate::harness::id(0)]);
+    let second = &cluster.machines[1].manager;
+    eventually("both run on the other machine", || {
+        second.is_active("a.service") && second.is_active("b.service")
+    });
+    cluster.well(&["uncordon", &crate::harness::id(0)]);
+    let out = cluster.well(&["rebalance"]);
+    assert!(out.ends_with("Rebalanced: 1 unit moved\n"), "{out}");
+    cluster.well(&["destroy", "a", "b"]);
+    assert_eq!(cluster.well(&["list-units", "--no-legend"]), "");
+}
+
+#[test]
 fn a_rebalance_that_nobody_deals_with_ends_in_time() {
     let cluster = Cluster::configured(1, "disable_engine=true\n");
     let ran = cluster.fleetctl(&["rebalance", "--block-attempts", "1"]);
