@@ -3,6 +3,9 @@
 //! Options may stand before or behind the verb and its arguments, with one dash or two, the value attached by `=` or not.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use etcd_kv::{Credentials, TlsFiles};
 
 /// Options with a value.
 const VALUES: &[&str] = &[
@@ -27,6 +30,16 @@ const VALUES: &[&str] = &[
     "ca-file",
     "discovery-srv",
     "D",
+];
+/// The names of the option that names the servers, and of that which says who asks.
+const ENDPOINTS: &[&str] = &["endpoints", "endpoint", "peers", "C"];
+const USER: &[&str] = &["username", "u"];
+/// The variables that name the files for TLS, authority, certificate and key, and what v3's own client
+/// calls them.
+pub const FILE_VARIABLES: [(&str, &str); 3] = [
+    ("ETCDCTL_CA_FILE", "ETCDCTL_CACERT"),
+    ("ETCDCTL_CERT_FILE", "ETCDCTL_CERT"),
+    ("ETCDCTL_KEY_FILE", "ETCDCTL_KEY"),
 ];
 /// Switches.
 const SWITCHES: &[&str] = &[
@@ -202,8 +215,16 @@ pub fn parse(args: &[String], api: Option<&str>) -> Job {
 /// v2's `member add NAME URL` is v3's `member add NAME --peer-urls=URL`; so is update.
 fn member_for_v3(line: &Line) -> Vec<String> {
     let mut args = Vec::new();
-    if let Some(endpoints) = line.value(&["endpoints", "endpoint", "peers", "C"]) {
-        args.push(format!("--endpoints={endpoints}"));
+    for (names, flag) in [
+        (ENDPOINTS, "endpoints"),
+        (&["ca-file"][..], "cacert"),
+        (&["cert-file"], "cert"),
+        (&["key-file"], "key"),
+        (USER, "user"),
+    ] {
+        if let Some(value) = line.value(names) {
+            args.push(format!("--{flag}={value}"));
+        }
     }
     args.push("member".to_owned());
     match &line.args[..] {
@@ -218,7 +239,7 @@ fn member_for_v3(line: &Line) -> Vec<String> {
 /// The servers: from options, else from the environment, else the two ports on this machine.
 pub fn endpoints(line: &Line, env: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let given = line
-        .value(&["endpoints", "endpoint", "peers", "C"])
+        .value(ENDPOINTS)
         .map(str::to_owned)
         .or_else(|| {
             ["ETCDCTL_ENDPOINTS", "ETCDCTL_ENDPOINT", "ETCDCTL_PEERS"]
@@ -236,6 +257,38 @@ pub fn endpoints(line: &Line, env: impl Fn(&str) -> Option<String>) -> Vec<Strin
             false => format!("http://{part}"),
         })
         .collect()
+}
+
+/// User and password, from the option, else from the environment.
+pub fn credentials(
+    line: &Line,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Option<Credentials>, String> {
+    let given = line.value(USER).map(str::to_owned);
+    let given = given.or_else(|| env("ETCDCTL_USERNAME").filter(|text| !text.is_empty()));
+    let Some(given) = given else { return Ok(None) };
+    let (user, password) = given
+        .split_once(':')
+        .ok_or("username is given as USER:PASSWORD")?;
+    Ok(Some(Credentials {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    }))
+}
+
+/// The files for TLS, each from its option, else from the environment.
+pub fn files(line: &Line, env: impl Fn(&str) -> Option<String>) -> TlsFiles {
+    let file = |option: &str, (variable, _): (&str, &str)| {
+        let given = line.value(&[option]).map(str::to_owned);
+        let given = given.or_else(|| env(variable)).filter(|f| !f.is_empty());
+        given.map(PathBuf::from)
+    };
+    let [ca, cert, key] = FILE_VARIABLES;
+    TlsFiles {
+        ca: file("ca-file", ca),
+        cert: file("cert-file", cert),
+        key: file("key-file", key),
+    }
 }
 
 /// A duration as Go writes it: `2s`, `1m30s`, `500ms`.
@@ -332,6 +385,12 @@ mod tests {
                 "--endpoints=http://a:1 member add n --peer-urls=http://n:2380"
             ))
         );
+        assert_eq!(
+            job("--ca-file /ca -u root:x member add n https://n:2380"),
+            Job::V3(all(
+                "--cacert=/ca --user=root:x member add n --peer-urls=https://n:2380"
+            ))
+        );
         assert_eq!(job("nosuch x"), Job::UnknownVerb("nosuch".into()));
         assert_eq!(job("get --nosuch"), Job::BadOption("--nosuch".into()));
         assert_eq!(job("get --ttl"), Job::BadOption("--ttl".into()));
@@ -352,6 +411,41 @@ mod tests {
         );
         assert_eq!(endpoints(&line("ls"), env), ["http://e:1"]);
         assert_eq!(endpoints(&line("ls"), |_| None).len(), 2);
+    }
+
+    #[test]
+    fn who_asks_and_whom_to_trust_come_from_options_then_environment() {
+        let line = |text: &str| match job(text) {
+            Job::V2(line) => line,
+            other => panic!("{other:?}"),
+        };
+        let env = |name: &str| {
+            let value = match name {
+                "ETCDCTL_CA_FILE" => "/e/ca",
+                "ETCDCTL_CERT_FILE" => "/e/cert",
+                "ETCDCTL_KEY_FILE" => "",
+                "ETCDCTL_USERNAME" => "e:pw",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let path = |text: &str| Some(PathBuf::from(text));
+        let found = files(&line("--cert-file /o/cert ls"), env);
+        let expect = TlsFiles {
+            ca: path("/e/ca"),
+            cert: path("/o/cert"),
+            key: None,
+        };
+        assert_eq!(found, expect);
+        assert!(!files(&line("ls"), |_| None).is_set());
+        let user = |text, env: &dyn Fn(&str) -> Option<String>| {
+            credentials(&line(text), env).map(|c| c.map(|c| (c.user, c.password)))
+        };
+        let pair = |user: &str, word: &str| Ok(Some((user.to_owned(), word.to_owned())));
+        assert_eq!(user("-u root:a:b ls", &env), pair("root", "a:b"));
+        assert_eq!(user("ls", &env), pair("e", "pw"));
+        assert_eq!(user("ls", &|_| None), Ok(None));
+        assert!(user("--username root ls", &env).is_err());
     }
 
     #[test]

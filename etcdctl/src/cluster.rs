@@ -7,9 +7,13 @@ use etcd_kv::{EtcdConfig, EtcdKv, Kv, KvError, Member, ServerStatus};
 /// Time for one server to say how it is.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-async fn ask(url: &str) -> Result<ServerStatus, KvError> {
-    let mut config = EtcdConfig::new(&[url])?;
-    config.request_timeout = PATIENCE;
+/// Asks one server, in the way the others are asked.
+async fn ask(url: &str, config: &EtcdConfig) -> Result<ServerStatus, KvError> {
+    let config = EtcdConfig {
+        endpoints: EtcdConfig::new(&[url])?.endpoints,
+        request_timeout: PATIENCE,
+        ..config.clone()
+    };
     EtcdKv::new(config).status().await
 }
 
@@ -35,7 +39,8 @@ fn line(member: &Member, leader: u64) -> String {
 }
 
 /// `cluster-health`: a line a member and the verdict; whether all is well.
-pub(crate) async fn health(kv: &EtcdKv) -> Result<(String, bool), KvError> {
+pub(crate) async fn health(config: EtcdConfig) -> Result<(String, bool), KvError> {
+    let kv = EtcdKv::new(config.clone());
     let mut text = String::new();
     let mut healthy = 0;
     let members = kv.members().await?;
@@ -49,7 +54,7 @@ pub(crate) async fn health(kv: &EtcdKv) -> Result<(String, bool), KvError> {
         }
         let mut found = false;
         for url in &member.client_urls {
-            match ask(url).await {
+            match ask(url, &config).await {
                 Ok(status) if status.leader != 0 => {
                     text += &format!(
                         "member {:x} is healthy: got healthy result from {url}\n",

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use etcd_kv::{Credentials, EtcdConfig, EtcdKv, KeyValue, Kv, KvError, Lease};
+use etcd_kv::{EtcdConfig, EtcdKv, KeyValue, Kv, KvError, Lease, Tls};
 
 use crate::args::{self, Job, Line, VERBS};
 use crate::print::{self, Format};
@@ -115,7 +115,17 @@ fn fail(failed: Failed) -> ExitCode {
 
 /// Becomes Debian's etcdctl.
 fn exec_v3(args: &[String]) -> ExitCode {
-    let err = Command::new(V3).args(args).env("ETCDCTL_API", "3").exec();
+    let mut command = Command::new(V3);
+    // It knows the files by other names.
+    for (ours, theirs) in args::FILE_VARIABLES {
+        if let Some(file) = std::env::var_os(ours).filter(|f| !f.is_empty()) {
+            command.env_remove(ours);
+            if std::env::var_os(theirs).is_none() {
+                command.env(theirs, file);
+            }
+        }
+    }
+    let err = command.args(args).env("ETCDCTL_API", "3").exec();
     eprintln!("etcdctl: failed to run {V3}, which speaks v3: {err}");
     ExitCode::FAILURE
 }
@@ -124,12 +134,12 @@ async fn run(line: &Line) -> Result<(String, u8), Failed> {
     let format = Format::parse(line.value(&["output", "o"]))
         .ok_or_else(|| bad("output is one of simple, extended, json"))?;
     if line.verb == "cluster-health" {
-        let client = connect(line)?;
+        let config = config(line)?;
         let failed = |err| {
             println!("cluster may be unhealthy: failed to list members");
             Failed(4, Failed::from(err).1)
         };
-        let (text, well) = cluster::health(&client).await.map_err(failed)?;
+        let (text, well) = cluster::health(config).await.map_err(failed)?;
         return Ok((text, if well { 0 } else { 5 }));
     }
     if line.verb == "member" {
@@ -372,23 +382,19 @@ async fn watching(line: &Line, format: Format) -> Result<(String, u8), Failed> {
 }
 
 fn connect(line: &Line) -> Result<EtcdKv, Failed> {
-    let endpoints = args::endpoints(line, |name| std::env::var(name).ok());
+    Ok(EtcdKv::new(config(line)?))
+}
+
+/// How the cluster is reached, from options and environment.
+fn config(line: &Line) -> Result<EtcdConfig, Failed> {
+    let env = |name: &str| std::env::var(name).ok();
+    let endpoints = args::endpoints(line, env);
     let mut config = EtcdConfig::new(&endpoints)?;
     config.request_timeout = timeout(line, "timeout", 2)?.max(Duration::from_secs(1));
-    let user = line
-        .value(&["username", "u"])
-        .map(str::to_owned)
-        .or_else(|| std::env::var("ETCDCTL_USERNAME").ok());
-    if let Some(user) = user {
-        let (user, password) = user
-            .split_once(':')
-            .ok_or_else(|| bad("username is given as USER:PASSWORD"))?;
-        config.credentials = Some(Credentials {
-            user: user.to_owned(),
-            password: password.to_owned(),
-        });
-    }
-    Ok(EtcdKv::new(config))
+    config.credentials = args::credentials(line, env).map_err(|text| bad(&text))?;
+    config.tls = Tls::for_endpoints(&config.endpoints, &args::files(line, env))
+        .map_err(|err| bad(&telemetry::chain(&err)))?;
+    Ok(config)
 }
 
 fn timeout(line: &Line, name: &str, seconds: u64) -> Result<Duration, Failed> {
@@ -429,7 +435,18 @@ const OPTIONS: &[(&str, &str)] = &[
     ("-f, --forever", "watch: go on after the first change"),
     ("--after-index N", "watch: from this index on"),
     ("-o simple|extended|json", "how answers are printed"),
-    ("-u USER:PASSWORD", "who asks (ETCDCTL_USERNAME)"),
+    (
+        "-u, --username USER:PASSWORD",
+        "who asks (ETCDCTL_USERNAME)",
+    ),
+    (
+        "--ca-file PATH",
+        "who may have signed the servers' certificates (ETCDCTL_CA_FILE); else the system's authorities",
+    ),
+    (
+        "--cert-file PATH, --key-file PATH",
+        "our certificate and its key (ETCDCTL_CERT_FILE, ETCDCTL_KEY_FILE)",
+    ),
     (
         "--timeout 2s",
         "for each server; --total-timeout 5s for all",

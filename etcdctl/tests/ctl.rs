@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Output, Stdio};
 
-use etcd_kv::testing::EtcdServer;
+use etcd_kv::testing::{EtcdServer, Pki};
 
 const CTL: &str = env!("CARGO_BIN_EXE_etcdctl");
 const LAUNCH: &str = env!("CARGO_BIN_EXE_etcd-launch");
@@ -50,6 +50,71 @@ fn check(url: &str, line: &str, code: i32, stdout: &str, stderr: &str) {
         (Some(code), stdout, stderr),
         "{line}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_wants_certificate_and_user_lets_us_in() {
+    let pki = Pki::new("authority");
+    let server = EtcdServer::start_strict(&pki).await;
+    server
+        .enable_auth(&pki.files(Some("client")), "app", "/app")
+        .await;
+    let url = server.url();
+    let file = |kind: &str, name: &str| format!("--{kind}-file={}", pki.text(name));
+    let (ca, cert, key) = (
+        file("ca", "ca.pem"),
+        file("cert", "client.pem"),
+        file("key", "client.key"),
+    );
+    let all = format!("{ca} {cert} {key}");
+    let root = format!("{all} --username root:secret");
+    check(&url, &format!("{root} set /app/k 1"), 0, "1\n", "");
+    check(&url, &format!("get /app/k {all} -u app:word"), 0, "1\n", "");
+    let healthy = run(
+        &url,
+        &root
+            .split(' ')
+            .chain(["cluster-health"])
+            .collect::<Vec<_>>(),
+        "",
+    );
+    assert!(healthy.status.success(), "{healthy:?}");
+    let mut by_environment = Command::new(CTL);
+    by_environment
+        .args(["--endpoints", &url, "get", "/app/k"])
+        .env("ETCDCTL_CA_FILE", pki.path("ca.pem"))
+        .env("ETCDCTL_CERT_FILE", pki.path("client.pem"))
+        .env("ETCDCTL_KEY_FILE", pki.path("client.key"))
+        .env("ETCDCTL_USERNAME", "app:word");
+    assert_eq!(by_environment.output().expect("run").stdout, b"1\n");
+
+    let refused = |line: &str, code: i32, what: &str| {
+        let args: Vec<&str> = line.split(' ').collect();
+        let output = run(&url, &args, "");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{line}: {err}");
+        assert!(err.contains(what), "{line}: {err}");
+    };
+    refused(
+        &format!("get /other/k {all} -u app:word"),
+        4,
+        "permission denied",
+    );
+    refused(
+        &format!("get /app/k {all} -u app:wrong"),
+        4,
+        "authentication failed",
+    );
+    refused(&format!("get /app/k {ca}"), 2, "want a client certificate");
+    refused("get /app/k", 2, "the server's certificate is refused");
+    refused(
+        &format!("get /app/k {ca} {cert}"),
+        1,
+        "is of no use without a key file",
+    );
+    let other = Pki::new("other");
+    let stranger = format!("--ca-file={}", other.text("ca.pem"));
+    refused(&format!("get /app/k {stranger}"), 2, "UnknownIssuer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,8 +42,8 @@ pub(crate) enum Failure {
         message: String,
     },
     /// This fleetd cannot do that.
-    #[error("failed to {what}: this fleetd does not know how")]
-    TooOld { what: String },
+    #[error("failed to {what}: this fleetd has no {resource}")]
+    TooOld { what: String, resource: String },
     /// A file cannot be read.
     #[error("failed to read {path}")]
     Read { path: String, source: io::Error },
@@ -86,6 +86,9 @@ pub(crate) enum Failure {
     /// A drain ended with units left.
     #[error("machine {machine} still has units: {units}")]
     NotDrained { machine: String, units: String },
+    /// Nobody leads, or the leader has other things to do.
+    #[error("timed out waiting for the leader to begin with rebalancing")]
+    NoLeader,
     /// What was asked for cannot be done with this unit, or this request makes no sense.
     #[error("{0}")]
     Refused(String),
@@ -128,6 +131,7 @@ impl Failure {
             Self::TimedOut { .. } | Self::NotDrained { .. } => {
                 Some("fleetctl explain UNIT says what it waits for")
             }
+            Self::NoLeader => Some("some fleetd must run with its engine enabled, and reach etcd"),
             Self::Several { first, .. } => first.hint(),
             Self::Rolling { source, .. } => source.hint(),
             Self::Registry { .. } => Some(
@@ -150,7 +154,7 @@ impl Failure {
             Self::Api { .. } => "api",
             Self::TooOld { .. } => "not-supported",
             Self::NotFound { .. } | Self::NoSource { .. } => "not-found",
-            Self::TimedOut { .. } => "timed-out",
+            Self::TimedOut { .. } | Self::NoLeader => "timed-out",
             Self::NotActive { .. } => "not-active",
             Self::BatchFailed { .. } => "batch-failed",
             Self::Several { first, .. } => first.code(),

@@ -91,13 +91,23 @@ fn text(name: &str, explain: &Explanation) -> String {
                 dash(&machine.ip),
                 &machine.load.to_string(),
                 if machine.fits { "yes" } else { "no" },
-                dash(&machine.obstacle),
+                &remark(machine),
             ]));
         }
         text.push('\n');
         text.push_str(&layout(&rows));
     }
     text
+}
+
+/// What is in the way on a machine, or else speaks against it.
+fn remark(machine: &Candidate) -> String {
+    match (machine.obstacle.as_str(), machine.failures) {
+        ("", 0) => "-".to_owned(),
+        ("", 1) => "none, but has failed there".to_owned(),
+        ("", n) => format!("none, but has failed there {n} times"),
+        (obstacle, _) => obstacle.to_owned(),
+    }
 }
 
 fn dash(text: &str) -> &str {
@@ -109,6 +119,9 @@ fn document(explain: &Explanation) -> Value {
         let mut out = json!({"machine": m.id, "fits": m.fits, "load": m.load});
         put(&mut out, "ip", &m.ip);
         put(&mut out, "obstacle", &m.obstacle);
+        if m.failures > 0 {
+            out["failures"] = json!(m.failures);
+        }
         out
     };
     let mut out = json!({"unit": explain.unit, "target": explain.target,
@@ -174,14 +187,18 @@ mod tests {
         let explain = read(
             r#"{"unit":"a.service","target":"launched","machine":"0123456789abcdef","reason":"least loaded",
                 "machines":[{"id":"0123456789abcdef","ip":"10.0.0.1","fits":true,"load":3},
-                {"id":"1123456789abcdef","fits":false,"obstacle":"cordoned","load":0}]}"#,
+                {"id":"2123456789abcdef","fits":true,"failures":2,"load":0},
+                {"id":"1123456789abcdef","fits":false,"obstacle":"cordoned","failures":1,"load":0}]}"#,
         );
         assert_eq!(
             text("a.service", &explain),
             "Unit a.service: launched is wanted, on 01234567.../10.0.0.1\nWhy: least loaded\n\n\
              MACHINE\t\tIP\t\tLOAD\tFITS\tOBSTACLE\n\
              01234567...\t10.0.0.1\t3\tyes\t-\n\
+             21234567...\t-\t\t0\tyes\tnone, but has failed there 2 times\n\
              11234567...\t-\t\t0\tno\tcordoned\n"
         );
+        assert_eq!(document(&explain)["machines"][1]["failures"], 2);
+        assert!(document(&explain)["machines"][0].get("failures").is_none());
     }
 }

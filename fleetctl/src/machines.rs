@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use fleet_model::wire;
+use fleet_model::wire::flotilla::Rebalancing;
+use fleet_model::{TargetState, wire};
 use serde_json::json;
 
 use crate::api::Client;
-use crate::cli::{Drain, Machines};
+use crate::cli::{Drain, Machines, Rebalance};
 use crate::error::Failure;
 use crate::explain::waits_for;
-use crate::list::short_id;
+use crate::list::{legend, machines_by_id, short_id};
 use crate::out::Out;
-use crate::wait::Pulse;
+use crate::wait::{Look, Patience, Pulse, Waiter};
 
 /// How often what is left is told.
 const TELL: Duration = Duration::from_secs(2);
@@ -42,11 +43,10 @@ pub(crate) fn drain(client: &Client, out: &Out, args: &Drain) -> Result<(), Fail
         out.document(json!({"machines": documents(&machines, "draining")}));
         return Ok(());
     }
-    let attempts = args.wait.block_attempts;
-    let limit = (attempts > 0).then(|| Duration::from_secs(2) * attempts);
+    let patience = Patience::from(args.wait);
     let started = Instant::now();
     for machine in &machines {
-        until_empty(client, machine, started, limit)?;
+        until_empty(client, machine, started, patience)?;
         out.line(&format!("Machine {} drained", place(machine)));
     }
     out.document(json!({"machines": documents(&machines, "drained")}));
@@ -58,9 +58,9 @@ fn until_empty(
     client: &Client,
     machine: &wire::Machine,
     started: Instant,
-    limit: Option<Duration>,
+    patience: Patience,
 ) -> Result<(), Failure> {
-    let mut pulse = Pulse::new();
+    let mut pulse = Pulse::new(client);
     let mut told = Instant::now();
     let mut last = usize::MAX;
     loop {
@@ -79,7 +79,7 @@ fn until_empty(
             if left.is_empty() {
                 return Ok(());
             }
-            if limit.is_some_and(|limit| started.elapsed() >= limit) {
+            if patience.is_over(started) {
                 return Err(not_drained(client, machine, &left));
             }
             if told.elapsed() >= TELL && left.len() != last {
@@ -88,16 +88,16 @@ fn until_empty(
                 eprintln!(
                     "Machine {} has {} left: {}",
                     place(machine),
-                    count(last),
+                    count(u32::try_from(last).unwrap_or(u32::MAX)),
                     some(&left)
                 );
             }
         }
-        pulse.pause();
+        pulse.pause(patience.left(started));
     }
 }
 
-fn count(units: usize) -> String {
+fn count(units: u32) -> String {
     if units == 1 {
         "1 unit".to_owned()
     } else {
@@ -137,18 +137,69 @@ fn not_drained(client: &Client, machine: &wire::Machine, left: &[String]) -> Fai
 }
 
 /// `rebalance`.
-pub(crate) fn rebalance(client: &Client, out: &Out, budget: Option<u32>) -> Result<(), Failure> {
-    client.rebalance(budget)?;
-    out.document(match budget {
-        Some(budget) => json!({"rebalance": {"budget": budget}}),
-        None => json!({"rebalance": {}}),
-    });
-    out.line(&match budget {
-        Some(1) => "Triggered rebalance of at most 1 unit".to_owned(),
-        Some(budget) => format!("Triggered rebalance of at most {budget} units"),
-        None => "Triggered rebalance".to_owned(),
+pub(crate) fn rebalance(client: &Client, out: &Out, args: &Rebalance) -> Result<(), Failure> {
+    let mut document = match args.budget {
+        Some(budget) => json!({"budget": budget}),
+        None => json!({}),
+    };
+    client.rebalance(args.budget)?;
+    if args.block.no_block {
+        out.document(json!({"rebalance": document}));
+        out.line(&match args.budget {
+            Some(budget) => format!("Triggered rebalance of at most {}", count(budget)),
+            None => "Triggered rebalance".to_owned(),
+        });
+        return Ok(());
+    }
+    let waiter = Waiter {
+        client,
+        out,
+        patience: Patience::from(args.block),
+    };
+    let moves = until_dealt_with(client, waiter.patience)?;
+    document["moved"] = json!(moves.moved);
+    out.document(json!({"rebalance": document, "units": moves.units}));
+    let present = machines_by_id(client)?;
+    for (unit, from) in &moves.units {
+        eprintln!("Unit {unit} leaves {}", legend(from, &present, false));
+    }
+    let names: Vec<String> = moves.units.into_keys().collect();
+    waiter.each(&names, "settled elsewhere", |round, name| {
+        // What nobody wants any more need not arrive.
+        let Some(unit) = round.find(name)? else {
+            return Ok(Look::Done);
+        };
+        if unit.desired_state == TargetState::Inactive.as_str() {
+            return Ok(Look::Done);
+        }
+        if unit.machine_id.is_empty() || unit.current_state != unit.desired_state {
+            return Ok(Look::NotYet);
+        }
+        waiter.say_where(&unit, &unit.current_state)?;
+        Ok(Look::Done)
+    })?;
+    out.line(&match moves.moved {
+        0 => "Nothing to move".to_owned(),
+        moved => format!("Rebalanced: {} moved", count(moved)),
     });
     Ok(())
+}
+
+/// Until the leader has dealt with the request to rebalance; what it does about it.
+fn until_dealt_with(client: &Client, patience: Patience) -> Result<Rebalancing, Failure> {
+    let started = Instant::now();
+    let mut pulse = Pulse::new(client);
+    loop {
+        match client.rebalancing() {
+            Ok(found) if !found.pending => return Ok(found),
+            Ok(_) => pulse.beat(None)?,
+            Err(failure) => pulse.beat(Some(failure))?,
+        }
+        if patience.is_over(started) {
+            return Err(Failure::NoLeader);
+        }
+        pulse.pause(patience.left(started));
+    }
 }
 
 fn place(machine: &wire::Machine) -> String {

@@ -119,7 +119,7 @@ fn run(cli: &Cli, out: &Out) -> Done {
         Command::ListUnitFiles(args) => well(list::unit_files(client, out, args)),
         Command::ListUnits(args) => well(list::units(client, out, args)),
         Command::Load(args) => well(units::load(client, out, args)),
-        Command::Rebalance { budget } => well(machines::rebalance(client, out, *budget)),
+        Command::Rebalance(args) => well(machines::rebalance(client, out, args)),
         Command::Replace(args) => well(units::replace(client, out, args)),
         Command::Restart(args) => well(units::restart(client, out, args)),
         Command::Result(args) => units::result(client, out, args),

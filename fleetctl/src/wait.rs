@@ -14,11 +14,17 @@ use crate::cli::Wait;
 use crate::error::Failure;
 use crate::explain::waits_for;
 use crate::list::{legend, machines_by_id};
+use crate::net::News;
+use crate::net::news::Heard;
 use crate::out::Out;
 
 /// Pauses between looks: short at first, since most things are done at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest pause of those who hear of changes.
+const LONGEST_QUIET: Duration = Duration::from_secs(2);
+/// Who waits longer than this asks fleetd for news.
+const LISTEN_AFTER: Duration = Duration::from_secs(1);
 /// One attempt of `--block-attempts`.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// How often the reason for waiting is asked for.
@@ -40,6 +46,18 @@ impl Patience {
     /// So many attempts; 0 is for ever.
     pub(crate) fn from_attempts(attempts: u32) -> Self {
         Self((attempts > 0).then(|| ATTEMPT * attempts))
+    }
+}
+
+impl Patience {
+    /// How much of it is left; `None` is for ever.
+    pub(crate) fn left(self, since: Instant) -> Option<Duration> {
+        self.0.map(|limit| limit.saturating_sub(since.elapsed()))
+    }
+
+    /// Whether so much waiting is too much.
+    pub(crate) fn is_over(self, since: Instant) -> bool {
+        self.0.is_some_and(|limit| since.elapsed() >= limit)
     }
 }
 
@@ -136,7 +154,7 @@ impl Waiter<'_> {
         let started = Instant::now();
         let mut pending: Vec<&String> = names.iter().collect();
         let mut failures = Vec::new();
-        let mut pulse = Pulse::new();
+        let mut pulse = Pulse::new(self.client);
         let mut reasons = Reasons::new(self.client);
         while !pending.is_empty() {
             let round = Round::new(self.client, pending.len() > MANY);
@@ -162,11 +180,7 @@ impl Waiter<'_> {
                 break;
             }
             pulse.beat(trouble)?;
-            if self
-                .patience
-                .0
-                .is_some_and(|limit| started.elapsed() >= limit)
-            {
+            if self.patience.is_over(started) {
                 reasons.ask(&pending);
                 failures.extend(pending.iter().map(|name| Failure::TimedOut {
                     name: (*name).clone(),
@@ -176,7 +190,7 @@ impl Waiter<'_> {
                 break;
             }
             reasons.tell(&pending, started.elapsed());
-            pulse.pause();
+            pulse.pause(self.patience.left(started));
         }
         all_well(failures)
     }
@@ -340,17 +354,43 @@ fn not_active(state: &wire::UnitState) -> Failure {
 }
 
 /// The rhythm of looking, and how long trouble is borne.
+///
+/// At first by the clock, with growing pauses. Who waits for more than a moment listens to the
+/// events of a fleetd that has them, looks when there are some, and seldom otherwise.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct Pulse<'a> {
+    client: &'a Client,
     last_answer: Instant,
     pause: Duration,
+    ears: Ears,
 }
 
-impl Pulse {
-    pub(crate) fn new() -> Self {
+/// How a pulse hears of changes.
+#[derive(Debug)]
+enum Ears {
+    /// Not before then.
+    From(Instant),
+    Open(News),
+    /// This fleetd has no news to give.
+    Deaf,
+}
+
+impl<'a> Pulse<'a> {
+    pub(crate) fn new(client: &'a Client) -> Self {
+        let now = Instant::now();
         Self {
-            last_answer: Instant::now(),
+            client,
+            last_answer: now,
             pause: FIRST_PAUSE,
+            ears: Ears::From(now + LISTEN_AFTER),
+        }
+    }
+
+    /// For what takes long: listens from the beginning.
+    pub(crate) fn listening(client: &'a Client) -> Self {
+        Self {
+            ears: Ears::From(Instant::now()),
+            ..Self::new(client)
         }
     }
 
@@ -366,10 +406,28 @@ impl Pulse {
         Ok(())
     }
 
-    /// Waits for the next look.
-    pub(crate) fn pause(&mut self) {
-        std::thread::sleep(self.pause);
-        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+    /// Waits for the next look, no longer than `left`.
+    pub(crate) fn pause(&mut self, left: Option<Duration>) {
+        let left = left.unwrap_or(Duration::MAX);
+        if matches!(&self.ears, Ears::From(then) if Instant::now() >= *then) {
+            self.ears = self.client.listen().map_or(Ears::Deaf, Ears::Open);
+        }
+        if let Ears::Open(news) = &self.ears {
+            match news.wait(self.pause.min(left)) {
+                // What it is about may take another moment until it can be read.
+                Heard::Change => {
+                    self.pause = FIRST_PAUSE;
+                    std::thread::sleep(FIRST_PAUSE);
+                }
+                Heard::Nothing => self.pause = (self.pause * 2).min(LONGEST_QUIET),
+                // fleetd was restarted, perhaps; it may tell again.
+                Heard::End => self.ears = Ears::From(Instant::now() + LISTEN_AFTER),
+            }
+            return;
+        }
+        self.pause = self.pause.min(LONGEST_PAUSE);
+        std::thread::sleep(self.pause.min(left));
+        self.pause = self.pause * 3 / 2;
     }
 }
 

@@ -323,6 +323,7 @@ mod tests {
             scheduled: None,
             restart: 0,
             result: None,
+            answered: 0,
         }
     }
 

@@ -26,6 +26,7 @@ use crate::config::Settings;
 use crate::engine::Engine;
 use crate::host::{MachineIdError, cpus, default_address, machine_id, memory};
 use crate::metrics::{MeteredKv, Metrics};
+use crate::polling::PollingKv;
 use crate::presence::{Presence, Standing};
 use crate::registry::{Mirror, Registry};
 
@@ -130,7 +131,10 @@ pub async fn run(
         }))
     });
     let metrics = Arc::new(Metrics::default());
-    let kv = Arc::new(MeteredKv::new(kv, metrics.clone()));
+    let mut kv: Arc<dyn Kv> = Arc::new(MeteredKv::new(kv, metrics.clone()));
+    if settings.disable_watches {
+        kv = Arc::new(PollingKv::new(kv, settings.engine_reconcile_interval));
+    }
     let registry = Registry::new(kv, &settings.etcd_key_prefix);
     let machine = describe(settings);
     let offer = machine.offer();

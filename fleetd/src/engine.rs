@@ -13,19 +13,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use etcd_kv::{Compare, Event, Keys, Lease, Op, Txn, WatchRequest};
-use fleet_model::engine::{Access, EngineTask, Plan, Reason, Scheduler, Step};
-use fleet_model::{Activity, Machine, MachineId, Metadata, UnitState, merge_metadata};
+use fleet_model::engine::{EngineTask, Plan, Reason, Scheduler, Step};
+use fleet_model::{Activity, Machine, MachineId, Metadata, UnitName, UnitState, merge_metadata};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::metrics::{Metrics, PassFailure, Task};
 use crate::presence::Standing;
 use crate::registry::{
-    Desired, ENGINE_VERSION, Follow, Key, Rebalance, Registry, RegistryError, Update, read_record,
+    Desired, ENGINE_VERSION, Follow, Key, Moves, Rebalance, Registry, RegistryError, Update,
+    read_record,
 };
 
-/// Changes of the schedule in one transaction. Each has up to three guards; etcd allows 128 of them.
-const BATCH: usize = 40;
+/// Changes of the schedule in one transaction. Each has up to four guards; etcd allows 128 of them.
+const BATCH: usize = 30;
 
 /// What an engine needs to know.
 #[derive(Debug)]
@@ -182,25 +183,33 @@ impl Engine {
             }
             let start = Instant::now();
             let plan = cluster.scheduler.plan();
-            let mut done = self.carry_out(&plan, term).await.map(|outdated| {
-                // The scheduler has taken them for done.
-                for task in outdated {
-                    let from = match task.step {
-                        Step::Schedule { from, .. } => from,
-                        Step::Unschedule { from } => Some(from),
-                    };
-                    cluster.scheduler.set_schedule(&task.unit, from);
-                }
-            });
-            if let (Ok(()), Some(moved)) = (&done, plan.rebalanced) {
-                tracing::info!("the load is evened out: {moved} units move");
-                done = self.rebalanced(cluster.request.take(), term).await;
-            }
+            let done = self.execute(plan, &mut cluster, term).await;
             self.metrics.pass(start.elapsed());
             if let Err(end) = done {
                 return end;
             }
         }
+    }
+
+    /// Carries a plan out and takes note of what that means.
+    async fn execute(&self, plan: Plan, cluster: &mut Cluster, term: i64) -> Result<(), TermEnd> {
+        let outdated = self.carry_out(&plan, term).await?;
+        let moves = moves(&plan, &outdated);
+        // The scheduler has taken them for done.
+        for task in outdated {
+            let from = match task.step {
+                Step::Schedule { from, .. } => from,
+                Step::Unschedule { from } => Some(from),
+            };
+            cluster.scheduler.set_schedule(&task.unit, from);
+            cluster.set_result(&task.unit);
+        }
+        if let Some(moved) = plan.rebalanced {
+            tracing::info!("the load is evened out: {moved} units move");
+            let request = cluster.request.take();
+            self.rebalanced(request, &moves, term).await?;
+        }
+        Ok(())
     }
 
     /// Writes the schedule. Returns the tasks that were outdated.
@@ -243,9 +252,9 @@ impl Engine {
     async fn write(&self, tasks: &[EngineTask], term: i64) -> Result<bool, RegistryError> {
         let mut txn = Txn::new().when(self.guard(term));
         for task in tasks {
-            let (guards, op) = self.registry.schedule_change(task);
+            let (guards, ops) = self.registry.schedule_change(task);
             txn.when.extend(guards);
-            txn.then.push(op);
+            txn.then.extend(ops);
         }
         let reply = self.registry.kv().txn(txn).await;
         let failed = |source| RegistryError::Kv {
@@ -255,16 +264,19 @@ impl Engine {
         Ok(reply.map_err(failed)?.succeeded)
     }
 
-    /// Takes the request away that has been dealt with.
-    async fn rebalanced(&self, request: Option<Vec<u8>>, term: i64) -> Result<(), TermEnd> {
+    /// Takes the request away that has been dealt with, and keeps what was done.
+    async fn rebalanced(
+        &self,
+        request: Option<Vec<u8>>,
+        moves: &Moves,
+        term: i64,
+    ) -> Result<(), TermEnd> {
         let Some(request) = request else {
             return Ok(());
         };
-        let (unchanged, delete) = self.registry.rebalance_done(&request);
-        let txn = Txn::new()
-            .when(self.guard(term))
-            .when(unchanged)
-            .then(delete);
+        let (unchanged, ops) = self.registry.rebalance_done(&request, moves);
+        let mut txn = Txn::new().when(self.guard(term)).when(unchanged);
+        txn.then.extend(ops);
         let failed = |source| RegistryError::Kv {
             what: "take the request to rebalance away",
             source,
@@ -303,6 +315,15 @@ async fn lease_changed(standing: &mut watch::Receiver<Standing>, lease: Lease) {
     }
 }
 
+/// The moves of a plan that even out the load, as far as they were written.
+fn moves(plan: &Plan, outdated: &[EngineTask]) -> Moves {
+    let written = plan.tasks.iter().filter(|task| !outdated.contains(task));
+    Moves::new(written.filter_map(|task| match &task.step {
+        Step::Unschedule { from } if task.why == Reason::Rebalanced => Some((&task.unit, from)),
+        _ => None,
+    }))
+}
+
 fn kind(task: &EngineTask) -> Task {
     match task.step {
         Step::Schedule { .. } => Task::Schedule,
@@ -339,15 +360,19 @@ struct Cluster {
 impl Cluster {
     fn set(&mut self, key: Key, value: Option<&[u8]>) {
         match &key {
-            Key::Unit(name) | Key::Target(name) | Key::Schedule(name) | Key::Result(name) => {
+            Key::Unit(name)
+            | Key::Target(name)
+            | Key::Schedule(name)
+            | Key::Result(name)
+            | Key::Answered(name) => {
                 let name = name.clone();
                 self.desired.set(key, value);
                 match self.desired.units.get(&name) {
                     Some(unit) => {
                         let requirements = unit.requirements.clone();
                         self.scheduler.set_unit(&name, requirements, unit.target);
-                        self.scheduler.set_result(&name, unit.result.clone());
                         self.scheduler.set_schedule(&name, unit.scheduled.clone());
+                        self.set_result(&name);
                     }
                     None => self.scheduler.remove_unit(&name),
                 }
@@ -383,11 +408,7 @@ impl Cluster {
             Key::Cordon(machine) => {
                 let machine = machine.clone();
                 self.desired.set(key, value);
-                let access = match self.desired.cordons.get(&machine) {
-                    None => Access::Open,
-                    Some(cordon) if cordon.drain => Access::Draining,
-                    Some(_) => Access::Cordoned,
-                };
+                let access = self.desired.access(&machine);
                 self.scheduler.set_access(&machine, access);
             }
             Key::Rebalance => {
@@ -399,6 +420,13 @@ impl Cluster {
             }
             // Agents deal with restarts, and clients with announcements.
             Key::Restart(_) | Key::Announcement(..) | Key::Other => {}
+        }
+    }
+
+    fn set_result(&mut self, name: &UnitName) {
+        if let Some(unit) = self.desired.units.get(name) {
+            let (result, answered) = (unit.result.clone(), unit.answered);
+            self.scheduler.set_result(name, result, answered);
         }
     }
 

@@ -38,6 +38,7 @@ mod dump;
 pub mod engine;
 mod host;
 pub mod metrics;
+mod polling;
 pub mod presence;
 pub mod registry;
 pub mod tls;

@@ -6,6 +6,7 @@ mod lab;
 use std::path::Path;
 use std::process::Command;
 
+use etcd_kv::testing::Pki;
 use lab::{Namespace, Process, eventually, run};
 use tempfile::TempDir;
 
@@ -17,18 +18,37 @@ struct Lan {
     hub: Namespace,
     root: TempDir,
     etcd: Process,
+    /// Of an etcd that wants certificates.
+    pki: Option<Pki>,
 }
 
 impl Lan {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// One whose etcd wants certificates.
+    fn secured() -> Self {
+        let pki = Pki::new("authority");
+        pki.issue("server", "10.66.0.1", |_| {});
+        pki.issue("client", "client", |_| {});
+        Self::with(Some(pki))
+    }
+
+    fn with(pki: Option<Pki>) -> Self {
         let hub = Namespace::new("hub");
         // An address of its own: a bridge without one takes that of a port, and changes it when ports go.
         hub.ip("link add br0 address 02:00:00:66:00:01 type bridge");
         hub.ip("addr add 10.66.0.1/24 dev br0");
         hub.ip("link set br0 up");
         let root = tempfile::tempdir().unwrap();
-        let etcd = start_etcd(&hub, root.path());
-        let lan = Self { hub, root, etcd };
+        let etcd = start_etcd(&hub, root.path(), pki.as_ref());
+        let lan = Self {
+            hub,
+            root,
+            etcd,
+            pki,
+        };
         eventually(20, "etcd answers", || {
             lan.etcdctl(&["endpoint", "status"]).is_some()
         });
@@ -39,8 +59,14 @@ impl Lan {
         let mut command = self.hub.command("etcdctl");
         command
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints=http://10.66.0.1:2379"])
+            .args(["--endpoints", url(self.pki.as_ref())])
             .args(arguments);
+        if let Some(pki) = &self.pki {
+            command
+                .args(["--cacert", &pki.text("ca.pem")])
+                .args(["--cert", &pki.text("client.pem")])
+                .args(["--key", &pki.text("client.key")]);
+        }
         let output = command.output().unwrap();
         output
             .status
@@ -73,8 +99,18 @@ impl Lan {
     }
 }
 
-fn start_etcd(hub: &Namespace, root: &Path) -> Process {
+fn url(pki: Option<&Pki>) -> &'static str {
+    match pki {
+        Some(_) => "https://10.66.0.1:2379",
+        None => "http://10.66.0.1:2379",
+    }
+}
+
+fn start_etcd(hub: &Namespace, root: &Path, pki: Option<&Pki>) -> Process {
     let mut command = hub.command("etcd");
+    if let Some(pki) = pki {
+        command.args(pki.server("server", true));
+    }
     command
         .args([
             "--name",
@@ -86,9 +122,9 @@ fn start_etcd(hub: &Namespace, root: &Path) -> Process {
         ])
         .args([
             "--listen-client-urls",
-            "http://10.66.0.1:2379",
+            url(pki),
             "--advertise-client-urls",
-            "http://10.66.0.1:2379",
+            url(pki),
         ])
         .args([
             "--listen-peer-urls",
@@ -304,9 +340,35 @@ fn three_machines_reach_each_other_over_vxlan_and_keep_doing_so_without_etcd() {
     eventually(20, "it says that etcd is away", || {
         daemon.log().contains("etcd is unavailable at")
     });
-    let again = start_etcd(&lan.hub, &root);
+    let again = start_etcd(&lan.hub, &root, None);
     machine.ready(&daemon);
     drop(again);
+}
+
+#[test]
+fn an_etcd_that_wants_certificates_gives_subnets_to_those_who_have_them() {
+    let lan = Lan::secured();
+    lan.configure(r#"{"Network":"10.3.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    let pki = lan.pki.as_ref().unwrap();
+    let (one, two, three) = (lan.machine(1), lan.machine(2), lan.machine(3));
+    let at = format!("-etcd-endpoints={}", url(lan.pki.as_ref()));
+    let ca = format!("-etcd-cafile={}", pki.text("ca.pem"));
+    let cert = format!("-etcd-certfile={}", pki.text("client.pem"));
+    let key = format!("-etcd-keyfile={}", pki.text("client.key"));
+    let by_flags = one.start(&[&at, &ca, &cert, &key]);
+    let mut command = two.command(&[&at]);
+    command
+        .env("FLANNELD_ETCD_CAFILE", pki.path("ca.pem"))
+        .env("FLANNELD_ETCD_CERTFILE", pki.path("client.pem"))
+        .env("FLANNELD_ETCD_KEYFILE", pki.path("client.key"));
+    let by_variables = Process::start(command, two.root.path().join("flanneld.log"));
+    one.ready(&by_flags);
+    two.ready(&by_variables);
+    assert_eq!(lan.leases().matches("10.3.").count(), 2, "{}", lan.leases());
+    let nobody = three.start(&[&at, &ca]);
+    eventually(20, "it is told what is missing", || {
+        nobody.log().contains("want a client certificate")
+    });
 }
 
 #[test]
@@ -334,7 +396,12 @@ fn host_gw_and_bad_descriptions() {
         .command(&["-iface=eth0", "-etcd-keyfile=/k"])
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.contains("/k is of no use without a certificate file"),
+        "{said}"
+    );
     let nowhere = one.start(&["-iface=wlan7"]);
     eventually(10, "a link that is not there is named", || {
         nowhere.log().contains(

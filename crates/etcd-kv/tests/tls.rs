@@ -2,99 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_kv::testing::{EtcdServer, ServerOptions, conformance};
+use etcd_kv::testing::{EtcdServer, Pki, ServerOptions, conformance};
 use etcd_kv::{
     Credentials, EtcdConfig, EtcdKv, Keys, Kv, KvError, Tls, TlsError, TlsFiles, WatchRequest,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
-};
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::{Instant, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// An authority, and certificates that it has issued, as files.
-struct Pki {
-    dir: TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Pki {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
-        Self { dir, authority }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
-    /// Writes `NAME.pem` and `NAME.key` for a server or client of that name.
-    fn issue(&self, name: &str, address: &str, change: impl FnOnce(&mut CertificateParams)) {
-        let mut params = CertificateParams::new(vec![address.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.authority).unwrap();
-        std::fs::write(self.path(&format!("{name}.pem")), cert.pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-
-    fn files(&self, identity: Option<&str>) -> TlsFiles {
-        TlsFiles {
-            ca: Some(self.path("ca.pem")),
-            cert: identity.map(|name| self.path(&format!("{name}.pem"))),
-            key: identity.map(|name| self.path(&format!("{name}.key"))),
-        }
-    }
-
-    /// Arguments of a server with the certificate `name`.
-    fn server(&self, name: &str, wants_client: bool) -> Vec<String> {
-        let mut args = vec![
-            format!("--cert-file={}", self.text(&format!("{name}.pem"))),
-            format!("--key-file={}", self.text(&format!("{name}.key"))),
-        ];
-        if wants_client {
-            args.push("--client-cert-auth".into());
-            args.push(format!("--trusted-ca-file={}", self.text("ca.pem")));
-        }
-        args
-    }
-}
-
-/// A server of which every client must show a certificate.
-async fn strict_server(pki: &Pki) -> EtcdServer {
-    pki.issue("server", "127.0.0.1", |_| {});
-    pki.issue("client", "client", |_| {});
-    EtcdServer::start_with(ServerOptions {
-        args: pki.server("server", true),
-        tls: Some(Tls::load(&pki.files(Some("client"))).unwrap()),
-    })
-    .await
-}
 
 fn client(url: &str, files: &TlsFiles, user: Option<(&str, &str)>) -> Arc<dyn Kv> {
     let mut config = EtcdConfig::new(&[url]).unwrap();
@@ -106,71 +26,15 @@ fn client(url: &str, files: &TlsFiles, user: Option<(&str, &str)>) -> Arc<dyn Kv
     Arc::new(EtcdKv::new(config))
 }
 
-/// Debian's own client, as the operator who turns authentication on; asked for a password, it is
-/// given `word`.
-async fn etcdctl(url: &str, args: &[&str]) {
-    let mut child = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .args(["--endpoints", url])
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("etcdctl is installed (Debian: etcd-client)");
-    // Most verbs do not read it.
-    let _ = child.stdin.take().unwrap().write_all(b"word\n").await;
-    let output = child.wait_with_output().await.unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "etcdctl {args:?}: {said}");
-}
-
 const ROOT: &str = "--user=root:secret";
-
-/// Turns authentication on: root, and `app` that may touch `app/` only.
-async fn enable_auth(url: &str) {
-    for args in [
-        &["user", "add", "root:secret"][..],
-        &["user", "grant-role", "root", "root"],
-        &["user", "add", "app:word"],
-        &["role", "add", "app"],
-        &[
-            "role",
-            "grant-permission",
-            "app",
-            "--prefix=true",
-            "readwrite",
-            "app/",
-        ],
-        &["user", "grant-role", "app", "app"],
-        &["auth", "enable"],
-    ] {
-        etcdctl(url, args).await;
-    }
-}
 
 #[tokio::test]
 async fn etcd_conforms_over_tls_with_certificate_user_and_password() {
     let pki = Pki::new("authority");
-    let server = strict_server(&pki).await;
+    let server = EtcdServer::start_strict(&pki).await;
     let url = server.url();
-    let with_files = |args: &[&str]| {
-        let mut all = vec![
-            format!("--cacert={}", pki.text("ca.pem")),
-            format!("--cert={}", pki.text("client.pem")),
-            format!("--key={}", pki.text("client.key")),
-        ];
-        all.extend(args.iter().map(|a| (*a).to_owned()));
-        all
-    };
-    for args in [
-        &["user", "add", "root:secret"][..],
-        &["user", "grant-role", "root", "root"],
-        &["auth", "enable"],
-    ] {
-        let args = with_files(args);
-        etcdctl(&url, &args.iter().map(String::as_str).collect::<Vec<_>>()).await;
-    }
+    let files = pki.files(Some("client"));
+    server.enable_auth(&files, "app", "app/").await;
     let kv = client(&url, &pki.files(Some("client")), Some(("root", "secret")));
     conformance(kv).await;
 }
@@ -178,7 +42,7 @@ async fn etcd_conforms_over_tls_with_certificate_user_and_password() {
 #[tokio::test]
 async fn a_connection_that_cannot_be_trusted_is_not_used_and_says_why() {
     let (pki, other) = (Pki::new("authority"), Pki::new("other"));
-    let strict = strict_server(&pki).await;
+    let strict = EtcdServer::start_strict(&pki).await;
     other.issue("client", "client", |_| {});
     pki.issue("elsewhere", "10.9.9.9", |_| {});
     pki.issue("old", "127.0.0.1", |params| {
@@ -409,7 +273,9 @@ async fn users_get_what_they_may_and_a_token_that_is_no_longer_good_is_renewed()
     // Credentials are no obstacle where nobody asks for them, nor when it begins to.
     let app = client(&url, &none, Some(("app", "word")));
     app.put("app/k", "0", None).await.unwrap();
-    enable_auth(&url).await;
+    server
+        .enable_auth(&TlsFiles::default(), "app", "app/")
+        .await;
     app.put("app/k", "1", None).await.unwrap();
     let mut watch = app
         .watch(WatchRequest::now(Keys::prefix("app/")))
@@ -438,11 +304,12 @@ async fn users_get_what_they_may_and_a_token_that_is_no_longer_good_is_renewed()
     // The server forgets the tokens of a user whose password is set; this client does not know.
     let mut last = 0;
     for i in 2..5 {
-        etcdctl(
-            &url,
-            &[ROOT, "user", "passwd", "app", "--interactive=false"],
-        )
-        .await;
+        server
+            .etcdctl(
+                &TlsFiles::default(),
+                &[ROOT, "user", "passwd", "app", "--interactive=false"],
+            )
+            .await;
         let value = i.to_string();
         last = match i {
             // Each kind of call is the one that finds out.
@@ -490,7 +357,9 @@ async fn a_token_that_expired_in_idleness_is_renewed() {
         tls: None,
     })
     .await;
-    enable_auth(&server.url()).await;
+    server
+        .enable_auth(&TlsFiles::default(), "app", "app/")
+        .await;
     let app = client(&server.url(), &TlsFiles::default(), Some(("app", "word")));
     app.put("app/k", "1", None).await.unwrap();
     // The server looks for expired tokens once a second; only time makes one expire.
@@ -507,38 +376,12 @@ async fn a_token_that_expired_in_idleness_is_renewed() {
 #[tokio::test]
 async fn the_name_in_a_client_certificate_is_a_user() {
     let pki = Pki::new("authority");
-    let server = strict_server(&pki).await;
+    let server = EtcdServer::start_strict(&pki).await;
     pki.issue("app", "app", |_| {});
     let root = client(&server.url(), &pki.files(Some("client")), None);
     root.put("other/k", "1", None).await.unwrap();
-    let files = [
-        format!("--cacert={}", pki.text("ca.pem")),
-        format!("--cert={}", pki.text("client.pem")),
-        format!("--key={}", pki.text("client.key")),
-    ];
-    for args in [
-        &["user", "add", "root:secret"][..],
-        &["user", "grant-role", "root", "root"],
-        &["user", "add", "app:word"],
-        &["role", "add", "app"],
-        &[
-            "role",
-            "grant-permission",
-            "app",
-            "--prefix=true",
-            "readwrite",
-            "app/",
-        ],
-        &["user", "grant-role", "app", "app"],
-        &["auth", "enable"],
-    ] {
-        let all: Vec<&str> = files
-            .iter()
-            .map(String::as_str)
-            .chain(args.iter().copied())
-            .collect();
-        etcdctl(&server.url(), &all).await;
-    }
+    let files = pki.files(Some("client"));
+    server.enable_auth(&files, "app", "app/").await;
     let app = client(&server.url(), &pki.files(Some("app")), None);
     app.put("app/k", "1", None).await.unwrap();
     let error = app.get("other/k").await.unwrap_err();

@@ -5,8 +5,8 @@
 //! is gone the next plan loads what shall be there instead. [`cut_off`] says what to stop when this
 //! machine has lost the cluster.
 //!
-//! A batch unit that has ended well, or whose last attempt was on this machine, is not started
-//! again: further attempts are the engine's to place elsewhere.
+//! A batch unit that has ended well is not started again, nor is one whose last attempt failed on
+//! this machine until the engine has scheduled it anew.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +38,8 @@ pub struct AgentUnit {
     pub restart: u64,
     /// How it ended, if it is a batch unit that has.
     pub result: Option<Arc<BatchResult>>,
+    /// The last failed attempt after which the engine has changed its schedule; 0 for none.
+    pub answered: u32,
 }
 
 /// A unit this machine shall have.
@@ -66,7 +68,8 @@ impl Wanted {
     fn of(me: &MachineId, unit: &AgentUnit) -> Self {
         let ended = unit.requirements.batch.zip(unit.result.as_ref());
         let ended = ended.is_some_and(|(batch, result)| {
-            result.is_final(batch.retries) || result.machine == me.as_str()
+            let open = result.is_open(batch.retries, unit.answered);
+            result.is_final(batch.retries) || open && result.machine == me.as_str()
         });
         Self {
             hash: unit.hash.clone(),
@@ -375,6 +378,7 @@ mod tests {
                 scheduled: scheduled.then(|| me.clone()),
                 restart: 0,
                 result: None,
+                answered: 0,
             }
         };
         let units = BTreeMap::from([
@@ -401,12 +405,14 @@ mod tests {
     fn a_batch_unit_that_has_ended_here_is_not_started_again() {
         let me = MachineId::parse("m1").unwrap();
         let file = Arc::new(UnitFile::parse("[X-Fleet]\nBatch=yes\nRetries=1").unwrap());
-        for (result, runs) in [
-            (None, true),
-            (Some((Outcome::Success, 1, "m2")), false),
-            (Some((Outcome::Failure, 1, "m2")), true),
-            (Some((Outcome::Failure, 1, "m1")), false),
-            (Some((Outcome::Failure, 2, "m2")), false),
+        for (result, answered, runs) in [
+            (None, 0, true),
+            (Some((Outcome::Success, 1, "m2")), 0, false),
+            (Some((Outcome::Failure, 1, "m2")), 0, true),
+            (Some((Outcome::Failure, 1, "m1")), 0, false),
+            (Some((Outcome::Failure, 1, "m1")), 1, true),
+            (Some((Outcome::Failure, 2, "m2")), 1, false),
+            (Some((Outcome::Failure, 2, "m1")), 2, false),
         ] {
             let result = result.map(|(outcome, attempts, machine)| {
                 Arc::new(BatchResult {
@@ -415,6 +421,7 @@ mod tests {
                     attempts,
                     machine: machine.into(),
                     finished: String::new(),
+                    failures: BTreeMap::new(),
                 })
             });
             let unit = AgentUnit {
@@ -425,11 +432,16 @@ mod tests {
                 scheduled: Some(me.clone()),
                 restart: 0,
                 result: result.clone(),
+                answered,
             };
             let units = BTreeMap::from([(name("a"), unit)]);
             let wanted = wanted(&me, &Metadata::new(), &Offer::default(), &units);
             let have = BTreeMap::from([(name("a"), local("1", false))]);
-            assert_eq!(!plan(&wanted, &have).is_empty(), runs, "{result:?}");
+            assert_eq!(
+                !plan(&wanted, &have).is_empty(),
+                runs,
+                "{result:?} {answered}"
+            );
         }
     }
 

@@ -4,11 +4,13 @@
 //! is [`Failure::TooOld`], so that a command can do it another way or say what is missing.
 
 use fleet_model::BatchResult;
-use fleet_model::wire::flotilla::{Explanation, Machine, Machines, RebalanceRequest, UnitRuns};
+use fleet_model::wire::flotilla::{
+    Explanation, Machine, Machines, RebalanceRequest, Rebalancing, UnitRuns,
+};
 
 use super::{Client, encode};
 use crate::error::Failure;
-use crate::net::Answer;
+use crate::net::{Answer, News};
 
 const BASE: &str = "/flotilla/v1";
 
@@ -21,12 +23,12 @@ impl Client {
         path: &str,
         body: Option<&[u8]>,
     ) -> Result<Answer, Failure> {
-        let answer = self
-            .transport
-            .request(what, method, &format!("{BASE}/{path}"), body)?;
+        let resource = format!("{BASE}/{path}");
+        let answer = self.transport.request(what, method, &resource, body)?;
         if matches!(answer.status, 404 | 405) && super::message(&answer).is_empty() {
             return Err(Failure::TooOld {
                 what: what.to_owned(),
+                resource,
             });
         }
         Ok(answer)
@@ -66,6 +68,19 @@ impl Client {
         let body = serde_json::to_vec(&request).expect("plain numbers always serialise");
         let answer = self.beyond(what, "POST", "rebalance", Some(&body))?;
         self.expect(what, &answer, &[200, 202, 204])
+    }
+
+    /// How far the leader is with that.
+    pub(crate) fn rebalancing(&self) -> Result<Rebalancing, Failure> {
+        let what = "read how far rebalancing is";
+        let answer = self.beyond(what, "GET", "rebalance", None)?;
+        self.expect(what, &answer, &[200])?;
+        self.decode(what, &answer)
+    }
+
+    /// News of changes; `None` if this fleetd has none to give, or to nobody more.
+    pub(crate) fn listen(&self) -> Option<News> {
+        self.transport.listen(&format!("{BASE}/events"))
     }
 
     /// Asks for a restart, which [`Client::runs`] tells of.

@@ -115,8 +115,9 @@ const TEXTS: [(&str, &str); 27] = [
     (
         "rebalance",
         "Asks the leader to move units from machines that carry much to machines that carry little, each\n\
-         stopped before it is started elsewhere. Without a budget the leader's own limit holds.\n\n\
-         Example:\n  fleetctl rebalance --budget 5",
+         stopped before it is started elsewhere, and waits until that is done. Without a budget 10 units may\n\
+         move.\n\n\
+         Examples:\n  fleetctl rebalance --budget 5\n  fleetctl rebalance --no-block",
     ),
     (
         "replace",

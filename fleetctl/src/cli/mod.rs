@@ -189,11 +189,7 @@ pub(crate) enum Command {
     /// Schedule units and load them on their machines, uploading them first if needed.
     Load(Change),
     /// Move units until all machines carry about as much.
-    Rebalance {
-        /// Move at most so many units.
-        #[arg(long)]
-        budget: Option<u32>,
-    },
+    Rebalance(Rebalance),
     /// Replace running units a few at a time.
     Replace(Replace),
     /// Stop and start units where they are.
@@ -362,6 +358,18 @@ pub(crate) struct Drain {
     pub(crate) machines: Vec<String>,
     #[command(flatten)]
     pub(crate) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rebalance {
+    /// Move at most so many units.
+    #[arg(long)]
+    pub(crate) budget: Option<u32>,
+    /// Wait until all moves are done, which is the default.
+    #[arg(long, conflicts_with = "no_block")]
+    wait: bool,
+    #[command(flatten)]
+    pub(crate) block: Wait,
 }
 
 /// What all lists have.

@@ -54,6 +54,23 @@ impl Transport {
             endpoint: self.endpoint.to_string(),
             source,
         };
+        self.send(stream, method, path, body).map_err(broken)?;
+        let answer = read_answer(stream).map_err(broken)?;
+        answer.ok_or_else(|| Failure::Answer {
+            what: what.to_owned(),
+            endpoint: self.endpoint.to_string(),
+            reason: "not an HTTP answer".into(),
+        })
+    }
+
+    /// Writes a request.
+    pub(super) fn send(
+        &self,
+        stream: &mut impl Write,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> io::Result<()> {
         let mut request = format!(
             "{method} {path} HTTP/1.0\r\nHost: {}\r\nUser-Agent: fleetctl/{}\r\n",
             self.endpoint.host_header(),
@@ -69,21 +86,22 @@ impl Transport {
         }
         request.extend_from_slice(b"\r\n");
         request.extend_from_slice(body.unwrap_or_default());
-        stream.write_all(&request).map_err(broken)?;
-        stream.flush().map_err(broken)?;
-        let answer = read_answer(stream).map_err(broken)?;
-        answer.ok_or_else(|| Failure::Answer {
-            what: what.to_owned(),
-            endpoint: self.endpoint.to_string(),
-            reason: "not an HTTP answer".into(),
-        })
+        stream.write_all(&request)?;
+        stream.flush()
     }
 }
 
-/// Reads an answer; `None` if it is none.
-fn read_answer(stream: &mut impl Read) -> io::Result<Option<Answer>> {
+/// The head of an answer, and what has been read beyond it.
+pub(super) struct Head {
+    pub(super) status: u16,
+    length: Option<u64>,
+    pub(super) rest: Vec<u8>,
+}
+
+/// Reads the head of an answer; `None` if it is none.
+pub(super) fn read_head(stream: &mut impl Read) -> io::Result<Option<Head>> {
     let mut raw = Vec::new();
-    let mut buffer = [0; 16 << 10];
+    let mut buffer = [0; 4 << 10];
     let end = loop {
         if let Some(end) = raw.windows(4).position(|w| w == b"\r\n\r\n") {
             break end;
@@ -94,10 +112,20 @@ fn read_answer(stream: &mut impl Read) -> io::Result<Option<Answer>> {
         }
         raw.extend_from_slice(&buffer[..count]);
     };
-    let Some((status, length)) = parse_head(&raw[..end]) else {
+    Ok(parse_head(&raw[..end]).map(|(status, length)| Head {
+        status,
+        length,
+        rest: raw.split_off(end + 4),
+    }))
+}
+
+/// Reads an answer; `None` if it is none.
+fn read_answer(stream: &mut impl Read) -> io::Result<Option<Answer>> {
+    let Some(head) = read_head(stream)? else {
         return Ok(None);
     };
-    let mut body = raw.split_off(end + 4);
+    let (status, length, mut body) = (head.status, head.length, head.rest);
+    let mut buffer = [0; 16 << 10];
     let wanted = length.unwrap_or(MAX_ANSWER).min(MAX_ANSWER);
     while (body.len() as u64) < wanted {
         match read_some(stream, &mut buffer)? {

@@ -5,7 +5,7 @@
 //! does not come to it ends the command; nothing is rolled back, and what stands where is told.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fleet_model::{TargetState, UnitFile, UnitName, mangle, wire};
 
@@ -16,7 +16,7 @@ use crate::cli::Replace;
 use crate::error::Failure;
 use crate::explain::waits_for;
 use crate::out::Out;
-use crate::wait::{Look, Pulse, Rests, Waiter};
+use crate::wait::{Look, Patience, Pulse, Rests, Waiter};
 
 /// One unit's new text.
 #[derive(Debug, Clone)]
@@ -186,7 +186,8 @@ struct Roll<'a> {
     client: &'a Client,
     out: &'a Out,
     most: u32,
-    limit: Option<Duration>,
+    /// For each unit.
+    patience: Patience,
     done: Vec<String>,
     rests: Rests,
 }
@@ -197,7 +198,7 @@ impl<'a> Roll<'a> {
             client,
             out,
             most: args.max_unavailable,
-            limit: (args.block_attempts > 0).then(|| Duration::from_secs(2) * args.block_attempts),
+            patience: Patience::from_attempts(args.block_attempts),
             done: Vec::new(),
             rests: Rests::default(),
         }
@@ -206,7 +207,7 @@ impl<'a> Roll<'a> {
     fn run(&mut self, changes: Vec<Change>) -> Result<(), Failure> {
         let mut waiting = VecDeque::from(changes);
         let mut down: Vec<(Change, Instant)> = Vec::new();
-        let mut pulse = Pulse::new();
+        let mut pulse = Pulse::listening(self.client);
         loop {
             let mut width: u32 = down.iter().map(|(c, _)| c.width).sum();
             while waiting
@@ -235,7 +236,7 @@ impl<'a> Roll<'a> {
                         self.finished(&change)?;
                     }
                     Ok(Look::NotYet) => {
-                        if self.limit.is_some_and(|limit| since.elapsed() >= limit) {
+                        if self.patience.is_over(*since) {
                             let failure = self.timed_out(change);
                             return Err(self.stopped(&change.name, failure, &down, &waiting));
                         }
@@ -250,7 +251,8 @@ impl<'a> Roll<'a> {
             if let Err(failure) = pulse.beat(trouble.map(|(_, failure)| failure)) {
                 return Err(self.stopped(&name.unwrap_or_default(), failure, &down, &waiting));
             }
-            pulse.pause();
+            let left = down.iter().map(|(_, since)| self.patience.left(*since));
+            pulse.pause(left.min().flatten());
         }
     }
 
@@ -282,7 +284,7 @@ impl<'a> Roll<'a> {
         let waiter = Waiter {
             client: self.client,
             out: self.out,
-            patience: crate::wait::Patience::from_attempts(0),
+            patience: Patience::from_attempts(0),
         };
         waiter.say_where(&unit, "replaced")
     }

@@ -53,6 +53,74 @@ fn a_rolling_replacement_never_has_more_down_than_allowed() {
 }
 
 #[test]
+fn a_long_wait_hears_of_changes_and_does_not_ask_all_the_time() {
+    let cluster = Cluster::start(1);
+    let slow = "[Service]\nTimeoutStopSec=4\nExecStart=";
+    cluster.write("a.service", &format!("{slow}/bin/a\n"));
+    cluster.well(&["start", "--wait-active", "a"]);
+    cluster.write("a.service", &format!("{slow}/bin/b\n"));
+    let ran = cluster.fleetctl(&["--debug", "replace", "a"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(cluster.starts("a.service"), 2);
+    let asked = |path: &str| ran.err.lines().filter(|line| line.contains(path)).count();
+    assert_eq!(asked("/flotilla/v1/events"), 1, "{}", ran.err);
+    // By the clock it would be every quarter of a second.
+    let looks = asked("/fleet/v1/state");
+    assert!((1..=16).contains(&looks), "{looks}: {}", ran.err);
+}
+
+#[test]
+fn a_cluster_without_watches_does_the_same() {
+    let settings = "disable_watches=true\nengine_reconcile_interval=0.2\n";
+    let cluster = Cluster::configured(2, settings);
+    cluster.write("a.service", A);
+    cluster.write("b.service", A);
+    cluster.well(&["start", "--wait-active", "a", "b"]);
+    cluster.well(&["restart", "a"]);
+    assert_eq!(cluster.starts("a.service"), 2);
+    cluster.well(&["drain", &crate::harness::id(0)]);
+    let second = &cluster.machines[1].manager;
+    eventually("both run on the other machine", || {
+        second.is_active("a.service") && second.is_active("b.service")
+    });
+    cluster.well(&["uncordon", &crate::harness::id(0)]);
+    let out = cluster.well(&["rebalance"]);
+    assert!(out.ends_with("Rebalanced: 1 unit moved\n"), "{out}");
+    cluster.well(&["destroy", "a", "b"]);
+    assert_eq!(cluster.well(&["list-units", "--no-legend"]), "");
+}
+
+#[test]
+fn a_rebalance_that_nobody_deals_with_ends_in_time() {
+    let cluster = Cluster::configured(1, "disable_engine=true\n");
+    let ran = cluster.fleetctl(&["rebalance", "--block-attempts", "1"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let said = "fleetctl: timed out waiting for the leader to begin with rebalancing\n";
+    assert!(ran.err.starts_with(said), "{ran:?}");
+}
+
+#[test]
+fn a_rebalance_waits_until_the_units_are_where_they_shall_be() {
+    let cluster = Cluster::start(2);
+    let second = crate::harness::id(1);
+    cluster.well(&["cordon", &second]);
+    let slow = "[Service]\nTimeoutStopSec=4\nExecStart=/bin/a\n";
+    for n in 0..4 {
+        cluster.write(&format!("u{n}.service"), slow);
+    }
+    cluster.well(&["start", "--wait-active", "u0", "u1", "u2", "u3"]);
+    cluster.well(&["uncordon", &second]);
+    let there = || cluster.machines[1].manager.main_pids().len();
+    // Too little time: its end is waited for in vain, and said so.
+    let ran = cluster.fleetctl(&["rebalance", "--budget", "1", "--block-attempts", "1"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("timed out waiting for unit"), "{ran:?}");
+    let out = cluster.well(&["rebalance"]);
+    assert!(out.ends_with("Rebalanced: 1 unit moved\n"), "{out}");
+    assert_eq!(there(), 2);
+}
+
+#[test]
 fn status_and_journal_run_here_where_this_is_the_machine() {
     let id = std::fs::read_to_string("/etc/machine-id").unwrap();
     let cluster = Cluster::with(&[(id.trim().to_owned(), "10.0.0.1".to_owned())]);

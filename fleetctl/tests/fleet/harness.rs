@@ -39,6 +39,9 @@ pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
     kv: MemKv,
     tls: Option<Tls>,
+    configuration: &'static str,
+    /// Where fleetctl finds the first machine, if not at its own socket.
+    front: Option<PathBuf>,
 }
 
 /// What fleetctl did.
@@ -77,8 +80,14 @@ pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
 impl Cluster {
     /// Machines with the addresses 10.0.0.1 and so on.
     pub(crate) fn start(size: usize) -> Self {
+        Self::configured(size, "")
+    }
+
+    /// The same, with more lines in their `fleet.conf`.
+    pub(crate) fn configured(size: usize, configuration: &'static str) -> Self {
         let address = |n: usize| (id(n), format!("10.0.0.{}", n + 1));
-        Self::with(&(0..size).map(address).collect::<Vec<_>>())
+        let machines: Vec<_> = (0..size).map(address).collect();
+        Self::new(&machines, None, configuration)
     }
 
     /// Machines with these IDs and addresses.
@@ -88,12 +97,18 @@ impl Cluster {
 
     /// With `tls`, TCP listeners demand it.
     pub(crate) fn secured(machines: &[(String, String)], tls: Option<Tls>) -> Self {
+        Self::new(machines, tls, "")
+    }
+
+    fn new(machines: &[(String, String)], tls: Option<Tls>, configuration: &'static str) -> Self {
         let size = machines.len();
         let mut cluster = Self {
             machines: Vec::new(),
             dir: tempfile::tempdir().unwrap(),
             kv: MemKv::new(),
             tls,
+            configuration,
+            front: None,
         };
         for (id, address) in machines {
             cluster.add(id, address);
@@ -119,8 +134,9 @@ impl Cluster {
         std::fs::write(home.join("machine-id"), format!("{id}\n")).unwrap();
         let n = number + 1;
         let text = format!(
-            "agent_ttl=30s\napi_roles=viewer:read,boss:admin\npublic_ip={address}\nmetadata=index={n},zone=z{}\n",
-            n % 2
+            "agent_ttl=30s\napi_roles=viewer:read,boss:admin\npublic_ip={address}\nmetadata=index={n},zone=z{}\n{}",
+            n % 2,
+            self.configuration
         );
         let (settings, _) = Settings::from_text("test", &text, std::iter::empty()).unwrap();
         let settings = Settings {
@@ -143,6 +159,13 @@ impl Cluster {
         };
         machine.run(&self.kv);
         self.machines.push(machine);
+    }
+
+    /// From now on fleetctl finds the first machine's daemon as one that has the original's API only.
+    pub(crate) fn pretend_original(&mut self) {
+        let socket = self.dir.path().join("front.sock");
+        crate::front::start(&socket, &self.machines[0].socket);
+        self.front = Some(socket);
     }
 
     /// fleetctl, ready to run.
@@ -187,7 +210,9 @@ impl Cluster {
     }
 
     pub(crate) fn program_at(&self, program: &Path, machine: usize, args: &[&str]) -> Ran {
-        let endpoint = format!("unix://{}", self.machines[machine].socket.display());
+        let front = self.front.as_ref().filter(|_| machine == 0);
+        let socket = front.unwrap_or(&self.machines[machine].socket);
+        let endpoint = format!("unix://{}", socket.display());
         let mut command = self.command(program);
         command.env("FLEETCTL_ENDPOINT", endpoint).args(args);
         command.output().unwrap().into()

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
 mod deeds;
+mod front;
 mod harness;
 mod import;
 #[path = "../../../fleetd/tests/cluster/pretend.rs"]

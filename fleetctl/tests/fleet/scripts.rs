@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! # machines 2              how many machines; 1 if it is not said
+//! # only v1                 the daemon has the original's API only
 //! # anything else           a comment
 //! file NAME                 a file where fleetctl runs; the indented lines after it are its text
 //! $ list-units              a command, after it what it prints:
@@ -33,8 +34,9 @@ enum Step {
     },
 }
 
-fn parse(text: &str) -> (usize, Vec<Step>) {
+fn parse(text: &str) -> (usize, bool, Vec<Step>) {
     let mut machines = 1;
+    let only_v1 = text.lines().any(|line| line == "# only v1");
     let mut steps = Vec::new();
     for (i, line) in text.lines().enumerate() {
         let at = i + 1;
@@ -80,7 +82,7 @@ fn parse(text: &str) -> (usize, Vec<Step>) {
             }
         }
     }
-    (machines, steps)
+    (machines, only_v1, steps)
 }
 
 /// Whether a text is as expected, where `…` stands for anything within one line.
@@ -134,8 +136,11 @@ fn as_script(ran: &Ran) -> String {
 
 #[track_caller]
 fn check(name: &str, text: &str) {
-    let (machines, steps) = parse(text);
-    let cluster = Cluster::start(machines);
+    let (machines, only_v1, steps) = parse(text);
+    let mut cluster = Cluster::start(machines);
+    if only_v1 {
+        cluster.pretend_original();
+    }
     for step in steps {
         match step {
             Step::File(path, text) => cluster.write(&path, &text),
@@ -198,6 +203,7 @@ scripts!(
     lists,
     machines,
     no_blocking,
+    only_v1,
     replace_flag,
     restart,
     rolling,

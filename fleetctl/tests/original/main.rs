@@ -4,6 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should stop")]
 
+#[path = "../fleet/front.rs"]
+#[allow(
+    dead_code,
+    reason = "shared with the other tests, which use more of it"
+)]
+mod front;
 #[path = "../fleet/harness.rs"]
 #[allow(
     dead_code,

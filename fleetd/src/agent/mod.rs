@@ -508,12 +508,10 @@ impl Agent {
             .map(|(name, _)| name.clone())
             .collect();
         for name in candidates {
-            let attempts = {
+            let before = {
                 let desired = self.context.mirror.read();
                 match desired.units.get(&name) {
-                    Some(unit) if unit.requirements.batch.is_some() => {
-                        unit.result.as_ref().map_or(0, |result| result.attempts)
-                    }
+                    Some(unit) if unit.requirements.batch.is_some() => unit.result.clone(),
                     _ => continue,
                 }
             };
@@ -523,9 +521,7 @@ impl Agent {
             let parts = self.parts();
             let finished = rfc3339(self.context.clock.wall());
             self.begin(&name.clone(), async move {
-                parts
-                    .settle(name, attempts.saturating_add(1), finished)
-                    .await
+                parts.settle(name, before.as_deref(), finished).await
             });
         }
     }

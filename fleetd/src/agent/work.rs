@@ -255,11 +255,24 @@ impl Parts {
         self.start(name, launch).await
     }
 
-    /// Finds out whether a batch unit has run to its end, and records how.
-    pub(super) async fn settle(self, name: UnitName, attempts: u32, finished: String) -> Done {
+    /// Finds out whether a batch unit has run to its end, and records how. `before` is what came of
+    /// its attempts before this one.
+    pub(super) async fn settle(
+        self,
+        name: UnitName,
+        before: Option<&BatchResult>,
+        finished: String,
+    ) -> Done {
         let outcome = match self.manager.run_end(name.clone()).await {
             Ok(None) => Outcome::Runs,
             Ok(Some(end)) => {
+                let machine = self.me.to_string();
+                let mut failures = before.map_or_else(BTreeMap::new, |b| b.failures.clone());
+                if !end.success {
+                    let count = failures.entry(machine.clone()).or_default();
+                    *count = count.saturating_add(1);
+                }
+                let attempts = before.map_or(0, |before| before.attempts);
                 let result = BatchResult {
                     outcome: if end.success {
                         Verdict::Success
@@ -267,9 +280,10 @@ impl Parts {
                         Verdict::Failure
                     },
                     exit_status: end.exit_status.unwrap_or(-1),
-                    attempts,
-                    machine: self.me.to_string(),
+                    attempts: attempts.saturating_add(1),
+                    machine,
                     finished,
+                    failures,
                 };
                 match self.registry.record_result(&name, &self.me, &result).await {
                     Ok(true) => {

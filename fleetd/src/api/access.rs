@@ -274,6 +274,7 @@ mod tests {
             (Method::POST, "/flotilla/v1/machines/m/drain", Role::Admin),
             (Method::POST, "/flotilla/v1/machines/x/units/y", Role::Admin),
             (Method::POST, "/flotilla/v1/rebalance", Role::Admin),
+            (Method::GET, "/flotilla/v1/rebalance", Role::Read),
             (Method::POST, "/", Role::Admin),
         ] {
             assert_eq!(needed(&method, path), expect, "{method} {path}");

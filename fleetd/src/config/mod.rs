@@ -36,7 +36,7 @@ pub struct Settings {
     pub etcd_key_prefix: String,
     /// Deadline of one request.
     pub etcd_request_timeout: Duration,
-    /// Pause after a failed pass of the engine.
+    /// Pause after a failed pass of the engine, and between looks at etcd without watches.
     pub engine_reconcile_interval: Duration,
     /// Address to publish; found out when empty.
     pub public_ip: String,
@@ -54,6 +54,8 @@ pub struct Settings {
     pub dns_listen: Vec<SocketAddr>,
     /// Never lead.
     pub disable_engine: bool,
+    /// Look at etcd at each interval instead of watching it.
+    pub disable_watches: bool,
     /// Where unit files go.
     pub units_directory: PathBuf,
     /// Where the daemon keeps what its successor needs: lease and launched units.
@@ -136,9 +138,8 @@ pub enum ConfigError {
 }
 
 /// Keys of the original that need saying something about.
-const NOT_SUPPORTED: [(&str, &str); 5] = [
+const NOT_SUPPORTED: [(&str, &str); 4] = [
     ("enable_grpc", "not needed with etcd v3"),
-    ("disable_watches", "not needed with etcd v3"),
     ("verify_units", "no longer supported"),
     ("authorized_keys_file", "no longer supported"),
     ("etcd_key", "no such key"),
@@ -262,6 +263,10 @@ impl Settings {
                     Some(addresses) => settings.dns_listen = addresses,
                     None => bad("not a list of ADDRESS or ADDRESS:PORT"),
                 },
+                "disable_watches" => match boolean(&value) {
+                    Some(b) => settings.disable_watches = b,
+                    None => bad("neither true nor false"),
+                },
                 "disable_engine" => match boolean(&value) {
                     Some(b) => settings.disable_engine = b,
                     None => bad("neither true nor false"),
@@ -319,10 +324,8 @@ impl Settings {
             settings.etcd_servers = Self::default().etcd_servers;
         }
         // Read here, so that a bad file is found while the old settings can stay in force.
-        if tls.is_set() || settings.etcd_servers.iter().any(Endpoint::is_tls) {
-            let loaded = Tls::load(&tls).map_err(ConfigError::EtcdTls)?;
-            settings.etcd_tls = Some(loaded);
-        }
+        settings.etcd_tls =
+            Tls::for_endpoints(&settings.etcd_servers, &tls).map_err(ConfigError::EtcdTls)?;
         let identity = both(&mut files, "api_certfile", "api_keyfile")?;
         settings.api_tls = match (identity, files.remove("api_cafile")) {
             (Some((certificate, key)), Some(ca)) => Some(ApiTls {
@@ -370,6 +373,7 @@ impl Default for Settings {
             token_limit: 100,
             dns_listen: Vec::new(),
             disable_engine: false,
+            disable_watches: false,
             units_directory: "/run/fleet/units".into(),
             run_directory: "/run/fleet".into(),
             machine_id_file: "/etc/machine-id".into(),

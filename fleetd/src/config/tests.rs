@@ -47,10 +47,11 @@ fn every_key_of_the_contract_is_understood() {
                 units_directory=/u\nsystemd_user=yes\n\
                 api_certfile=/ac\napi_keyfile=/ak\napi_cafile=/aca\n\
                 api_roles=ops:admin, ci:operate\nplain_role=read\naudit=no\n\
-                enable_grpc=false\ndisable_watches=false\nverify_units=\nauthorized_keys_file=\n";
+                enable_grpc=false\ndisable_watches=true\nverify_units=\nauthorized_keys_file=\n";
     let (s, warnings) = read(text).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!((s.verbosity, s.token_limit, s.disable_engine), (1, 7, true));
+    assert!(s.disable_watches);
     assert_eq!(s.etcd_request_timeout, Duration::from_millis(2500));
     assert_eq!(s.engine_reconcile_interval, Duration::from_millis(500));
     assert_eq!(s.etcd_credentials.unwrap().user, "u");

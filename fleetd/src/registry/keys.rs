@@ -22,6 +22,8 @@ pub enum Key {
     Restart(UnitName),
     /// `job/NAME/result`.
     Result(UnitName),
+    /// `job/NAME/answered`.
+    Answered(UnitName),
     /// `cordon/MACHINE`.
     Cordon(MachineId),
     /// `metadata/MACHINE/KEY`.
@@ -110,6 +112,7 @@ impl Layout {
                     "schedule" => Key::Schedule(name),
                     "restart" => Key::Restart(name),
                     "result" => Key::Result(name),
+                    "answered" => Key::Answered(name),
                     _ => return None,
                 }
             }
@@ -145,6 +148,7 @@ mod tests {
             (layout.job(&unit, "unit"), Key::Unit(unit.clone())),
             (layout.job(&unit, "restart"), Key::Restart(unit.clone())),
             (layout.job(&unit, "result"), Key::Result(unit.clone())),
+            (layout.job(&unit, "answered"), Key::Answered(unit.clone())),
             (layout.cordon(&machine), Key::Cordon(machine.clone())),
             (layout.presence(&machine), Key::Presence(machine.clone())),
             (
@@ -179,6 +183,8 @@ mod tests {
             (layout.job(&unit, "restart"), true),
             (layout.cordon(&machine), true),
             (layout.key("metadata/m1/k"), true),
+            (layout.key("moves"), true),
+            (layout.key("rebalance"), false),
             (layout.presence(&machine), false),
             (layout.state(&unit, &machine), false),
             (layout.announcement("a", &unit, &machine), false),

@@ -12,7 +12,7 @@ use fleet_model::{
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::orders::{read_nonce, read_record};
+use super::orders::{read_number, read_record};
 use super::{Cordon, Follow, Key, Registry, Update};
 
 /// How long a reader waits for its own write to come round.
@@ -33,6 +33,8 @@ pub struct Desired {
     pub results: BTreeMap<UnitName, Arc<BatchResult>>,
     /// Restarts asked for, by unit.
     restarts: BTreeMap<UnitName, u64>,
+    /// Failed attempts that the leader has answered, by unit.
+    answered: BTreeMap<UnitName, u32>,
     /// Parts of units whose text has not been seen.
     loose: BTreeMap<UnitName, (Option<TargetState>, Option<MachineId>)>,
 }
@@ -74,7 +76,7 @@ impl Desired {
                 }
             }
             Key::Restart(name) => {
-                let nonce = value.and_then(|value| read_nonce(&name, value));
+                let nonce = value.and_then(|value| read_number("restart", &name, value));
                 if let Some(unit) = self.units.get_mut(&name) {
                     unit.restart = nonce.unwrap_or(0);
                 }
@@ -88,6 +90,13 @@ impl Desired {
                     unit.result = result.clone();
                 }
                 put_or_remove(&mut self.results, name, result);
+            }
+            Key::Answered(name) => {
+                let answered = value.and_then(|value| read_number("answer", &name, value));
+                if let Some(unit) = self.units.get_mut(&name) {
+                    unit.answered = answered.unwrap_or(0);
+                }
+                put_or_remove(&mut self.answered, name, answered);
             }
             Key::Cordon(machine) => {
                 let cordon = value
@@ -121,6 +130,7 @@ impl Desired {
                     scheduled,
                     restart: self.restarts.get(&name).copied().unwrap_or(0),
                     result: self.results.get(&name).cloned(),
+                    answered: self.answered.get(&name).copied().unwrap_or(0),
                 };
                 self.units.insert(name, unit);
             }

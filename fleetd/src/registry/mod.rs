@@ -12,14 +12,16 @@
 //! | `job/NAME/schedule` | machine ID | written by the leader only |
 //! | `job/NAME/restart` | decimal nonce; a new one asks for a restart | until destroyed |
 //! | `job/NAME/result` | JSON: [`fleet_model::BatchResult`] of a batch unit | until started anew or destroyed |
+//! | `job/NAME/answered` | decimal: the last failed attempt after which the leader changed the schedule | as `result` |
 //! | `cordon/MACHINE` | JSON: [`Cordon`] | until lifted |
 //! | `metadata/MACHINE/KEY` | text; empty hides the key | permanent |
 //! | `rebalance` | JSON: [`Rebalance`] | until the leader has done it |
+//! | `moves` | JSON: [`Moves`], what the leader did about the last `rebalance` | permanent |
 //! | `presence/MACHINE` | JSON: address, metadata, version | the machine's lease |
 //! | `state/NAME/MACHINE` | JSON: [`UnitState`] | the machine's lease |
 //! | `announce/SERVICE/UNIT/MACHINE` | JSON: [`Announcement`] | the machine's lease |
 //!
-//! Wishes (`cordon/`, `job/`, `metadata/`) are one range, so one watch follows them. All that is
+//! Wishes (`cordon/`, `job/`, `metadata/`, and `moves`) are one range, so one watch follows them. All that is
 //! known of a unit is below its name: nothing is left behind when it is destroyed. Nothing is
 //! written that does not change. Values that no daemon can have written are ignored with a warning.
 
@@ -27,6 +29,7 @@ mod follow;
 mod keys;
 mod mirror;
 mod orders;
+mod view;
 
 use std::sync::Arc;
 
@@ -38,7 +41,7 @@ pub use keys::Key;
 use keys::Layout;
 pub use mirror::{Desired, Mirror};
 pub(crate) use orders::read_record;
-pub use orders::{Announcement, Cordon, Rebalance};
+pub use orders::{Announcement, Cordon, Moves, Rebalance};
 
 /// Format of the keys that this daemon knows.
 const FORMAT: u32 = 1;
@@ -202,8 +205,8 @@ impl Registry {
         let txn = Txn::new()
             .when(Compare::exists(self.layout.job(name, "unit")))
             .then(Op::put(self.layout.job(name, "unit"), file.to_string()))
-            .then(Op::put(self.layout.job(name, "target"), target.as_str()))
-            .then(Op::delete(self.layout.job(name, "result")));
+            .then(Op::put(self.layout.job(name, "target"), target.as_str()));
+        let txn = self.without_result(txn, name);
         let reply = self
             .kv
             .txn(txn)
@@ -223,7 +226,7 @@ impl Registry {
             .when(Compare::exists(self.layout.job(name, "unit")))
             .then(Op::put(self.layout.job(name, "target"), target.as_str()));
         if target == TargetState::Launched {
-            txn = txn.then(Op::delete(self.layout.job(name, "result")));
+            txn = self.without_result(txn, name);
         }
         let reply = self
             .kv
@@ -252,14 +255,17 @@ impl Registry {
 
     /// Guards and operations of one change of the schedule, to be put into a transaction.
     #[must_use]
-    pub fn schedule_change(&self, task: &fleet_model::engine::EngineTask) -> (Vec<Compare>, Op) {
+    pub fn schedule_change(
+        &self,
+        task: &fleet_model::engine::EngineTask,
+    ) -> (Vec<Compare>, Vec<Op>) {
         use fleet_model::engine::Step;
         let key = self.layout.job(&task.unit, "schedule");
         let was = |from: Option<&MachineId>| match from {
             Some(machine) => Compare::value(key.as_str(), machine.as_str()),
             None => Compare::missing(key.as_str()),
         };
-        match &task.step {
+        let (mut guards, op) = match &task.step {
             Step::Schedule { to, from } => {
                 let mut guards = vec![
                     was(from.as_ref()),
@@ -272,7 +278,15 @@ impl Registry {
                 (guards, Op::put(key.as_str(), to.as_str()))
             }
             Step::Unschedule { from } => (vec![was(Some(from))], Op::delete(key.as_str())),
+        };
+        let mut ops = vec![op];
+        if let Some(attempt) = task.answers {
+            // Started anew meanwhile: attempts are counted from the beginning then.
+            guards.push(Compare::exists(self.layout.job(&task.unit, "result")));
+            let answered = self.layout.job(&task.unit, "answered");
+            ops.push(Op::put(answered, attempt.to_string()));
         }
+        (guards, ops)
     }
 
     /// Records that this machine takes a unit, if the schedule still says so: from now on no other

@@ -1,7 +1,9 @@
 //! What operators ask for beyond target states (cordons, restarts, rebalancing), what came of batch
 //! units, and announced services: the values, and reading and writing them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use etcd_kv::{Compare, Keys, Lease, Op, Txn};
 use fleet_model::{BatchResult, MachineId, UnitName};
@@ -37,6 +39,34 @@ pub struct Rebalance {
     pub requested: String,
 }
 
+/// What the leader did about the last request to spread units anew.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Moves {
+    /// How many units move.
+    pub moved: u32,
+    /// Those that move and the machine that each leaves; not all, if there are very many.
+    #[serde(default)]
+    pub units: BTreeMap<String, String>,
+}
+
+impl Moves {
+    /// As many of them as a record holds.
+    #[must_use]
+    pub fn new<'a>(moves: impl IntoIterator<Item = (&'a UnitName, &'a MachineId)>) -> Self {
+        let mut record = Self::default();
+        let mut left = Self::LONGEST / 2;
+        for (unit, from) in moves {
+            record.moved = record.moved.saturating_add(1);
+            let size = unit.as_str().len() + from.as_str().len() + r#""":"","#.len();
+            if let Some(rest) = left.checked_sub(size) {
+                left = rest;
+                record.units.insert(unit.to_string(), from.to_string());
+            }
+        }
+        record
+    }
+}
+
 /// Where an announced service can be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
@@ -68,9 +98,22 @@ impl Record for Rebalance {
     }
 }
 
-impl Record for BatchResult {
+impl Record for Moves {
+    const LONGEST: usize = 1 << 18;
+
     fn texts(&self) -> Vec<&str> {
-        vec![&self.machine, &self.finished]
+        let moves = self.units.iter();
+        moves.flat_map(|(unit, from)| [&**unit, &**from]).collect()
+    }
+}
+
+impl Record for BatchResult {
+    /// There may be as many machines in it as there are retries: 1000.
+    const LONGEST: usize = 1 << 17;
+
+    fn texts(&self) -> Vec<&str> {
+        let machines = self.failures.keys().map(String::as_str);
+        machines.chain([&*self.machine, &*self.finished]).collect()
     }
 }
 
@@ -116,14 +159,19 @@ pub(crate) fn read_record<T: Record>(what: impl std::fmt::Display, value: &[u8])
     }
 }
 
-/// Reads the nonce of a restart.
-pub(super) fn read_nonce(unit: &UnitName, value: &[u8]) -> Option<u64> {
+/// Reads a positive number; `what` of the unit it is.
+pub(super) fn read_number<T: FromStr + Default + PartialOrd>(
+    what: &str,
+    unit: &UnitName,
+    value: &[u8],
+) -> Option<T> {
     let text = std::str::from_utf8(value).ok();
-    let nonce = text.and_then(|t| t.parse().ok()).filter(|n| *n > 0);
-    if nonce.is_none() {
-        tracing::warn!(unit = %unit, "the registry's restart of {unit} is ignored: no number");
+    let number = text.and_then(|t| t.parse().ok());
+    let number = number.filter(|n| *n > T::default());
+    if number.is_none() {
+        tracing::warn!(unit = %unit, "the registry's {what} of {unit} is ignored: no number");
     }
-    nonce
+    number
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
@@ -180,11 +228,17 @@ impl Registry {
             .then(Op::put(
                 self.layout.job(name, "restart"),
                 nonce.max(1).to_string(),
-            ))
-            .then(Op::delete(self.layout.job(name, "result")));
+            ));
+        let txn = self.without_result(txn, name);
         let reply = self.kv.txn(txn).await;
         let reply = reply.map_err(RegistryError::kv("ask for a restart"))?;
         Ok(reply.succeeded.then_some(reply.revision))
+    }
+
+    /// Forgets what came of a batch unit, so that it starts anew.
+    pub(super) fn without_result(&self, txn: Txn, name: &UnitName) -> Txn {
+        txn.then(Op::delete(self.layout.job(name, "result")))
+            .then(Op::delete(self.layout.job(name, "answered")))
     }
 
     /// Asks the leader to spread units anew; replaces a request that waits.
@@ -200,17 +254,36 @@ impl Registry {
             .revision)
     }
 
-    /// The request that waits, if any.
-    pub async fn rebalance(&self) -> Result<Option<Rebalance>, RegistryError> {
-        let kv = self.kv.get(self.layout.key("rebalance")).await;
-        let kv = kv.map_err(RegistryError::kv("read the request to rebalance"))?;
-        Ok(kv.and_then(|kv| read_record("rebalancing", &kv.value)))
+    /// The request that waits, if any, and what was done about the last one that was dealt with;
+    /// mirrors show it once they have seen the revision.
+    pub async fn rebalancing(&self) -> Result<(Option<Rebalance>, Moves, i64), RegistryError> {
+        let txn = Txn::new()
+            .then(Op::get(self.layout.key("rebalance")))
+            .then(Op::get(self.layout.key("moves")));
+        let reply = self.kv.txn(txn).await;
+        let reply = reply.map_err(RegistryError::kv("read the request to rebalance"))?;
+        let request = reply.kvs(0).first();
+        let moves = reply.kvs(1).first();
+        Ok((
+            request.and_then(|kv| read_record("rebalancing", &kv.value)),
+            moves
+                .and_then(|kv| read_record("moves", &kv.value))
+                .unwrap_or_default(),
+            moves.map_or(0, |kv| kv.mod_revision),
+        ))
     }
 
-    /// What takes a request away that has been dealt with, unless it was made anew meanwhile.
-    pub(crate) fn rebalance_done(&self, value: &[u8]) -> (Compare, Op) {
+    /// What takes a request away that has been dealt with, unless it was made anew meanwhile, and
+    /// keeps what was done.
+    pub(crate) fn rebalance_done(&self, value: &[u8], moves: &Moves) -> (Compare, [Op; 2]) {
         let key = self.layout.key("rebalance");
-        (Compare::value(key.as_str(), value), Op::delete(key))
+        (
+            Compare::value(key.as_str(), value),
+            [
+                Op::delete(key),
+                Op::put(self.layout.key("moves"), json(moves)),
+            ],
+        )
     }
 
     /// Keeps what came of a batch unit, if it exists and is (still) scheduled on `machine`.
@@ -293,6 +366,18 @@ mod tests {
         assert_eq!(rebalance(r#"{"budget":3}"#).map(|r| r.budget), Some(3));
         assert_eq!(rebalance(r#"{"budget":-3}"#), None);
         let unit = UnitName::parse("a.service").unwrap();
+        // However many move, the record of it can be read.
+        let machine = MachineId::parse(&"m".repeat(32)).unwrap();
+        let long = "u".repeat(200);
+        let named = |n: usize| UnitName::parse(&format!("{long}{n}.service")).unwrap();
+        let units: Vec<UnitName> = (0..5000).map(named).collect();
+        let moves = Moves::new(units.iter().map(|unit| (unit, &machine)));
+        assert!(
+            moves.moved == 5000 && moves.units.len() > 400,
+            "{}",
+            moves.units.len()
+        );
+        assert_eq!(read_record::<Moves>("r", &json(&moves)), Some(moves));
         for (value, expect) in [
             (&b"7"[..], Some(7)),
             (b"0", None),
@@ -301,7 +386,11 @@ mod tests {
             (b"\xff", None),
             (b"", None),
         ] {
-            assert_eq!(read_nonce(&unit, value), expect, "{value:?}");
+            assert_eq!(
+                read_number::<u64>("restart", &unit, value),
+                expect,
+                "{value:?}"
+            );
         }
     }
 
@@ -320,6 +409,7 @@ mod tests {
             attempts: 2,
             machine: "m1".into(),
             finished: String::new(),
+            failures: BTreeMap::new(),
         };
         let keys = async || {
             let reply = registry.kv().list("/v3/job/").await.unwrap();
@@ -386,9 +476,9 @@ mod tests {
             budget: 3,
             requested: "now".into(),
         };
-        assert_eq!(registry.rebalance().await.unwrap(), None);
+        assert_eq!(registry.rebalancing().await.unwrap().0, None);
         registry.ask_rebalance(&request).await.unwrap();
-        assert_eq!(registry.rebalance().await.unwrap(), Some(request));
+        assert_eq!(registry.rebalancing().await.unwrap().0, Some(request));
 
         let unit = UnitName::parse("a.service").unwrap();
         let announcement = Announcement {

@@ -469,7 +469,7 @@ async function readWhy(name) {
     out.push(make("p", {}, why.waiting || why.reason));
     const row = (m) => {
       const here = m.id === why.machine;
-      const verdict = here ? "runs here" : m.fits ? "fits" : m.obstacle;
+      const verdict = here ? "runs here" : !m.fits ? m.obstacle : m.failures ? "fits, but has failed there" : "fits";
       return make(
         "tr",
         {},

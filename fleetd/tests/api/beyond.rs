@@ -281,6 +281,22 @@ async fn orders_to_units_and_to_the_engine() {
             assert_eq!(asked["budget"], budget, "{body:?}");
         }
     }
+    // Nobody leads here, so the test does what a leader does.
+    let asked = async || {
+        server
+            .ask("GET", "/flotilla/v1/rebalance", None)
+            .await
+            .json()
+    };
+    let expect = serde_json::json!({"pending":true,"moved":0,"units":{}});
+    assert_eq!(asked().await, expect);
+    let record = r#"{"moved":1,"units":{"b.service":"m1"}}"#;
+    server.set("moves", record).await;
+    kv.delete(etcd_kv::Keys::one("/v3/rebalance"))
+        .await
+        .unwrap();
+    let expect = serde_json::json!({"pending":false,"moved":1,"units":{"b.service":"m1"}});
+    assert_eq!(asked().await, expect);
     assert_eq!(post("units/a.service/restart", None).await, 404);
     server.put("a.service", WEB, "launched").await;
     assert_eq!(post("units/a.service/restart", None).await, 202);
@@ -302,7 +318,7 @@ async fn orders_to_units_and_to_the_engine() {
         serde_json::from_str::<Value>(record).unwrap()
     );
     for (method, path) in [
-        ("GET", "rebalance"),
+        ("PUT", "rebalance"),
         ("POST", "machines"),
         ("GET", "machines/m/cordon"),
         ("GET", "units/a.service/restart"),

@@ -94,6 +94,31 @@ async fn a_restart_stops_and_starts_once_wherever_the_unit_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_unit_of_a_lone_machine_is_tried_there_again() {
+    let etcd = EtcdServer::start().await;
+    let registry = registry(Arc::new(etcd.client()));
+    let cluster = Cluster::start(&etcd, 1).await;
+    let text = "[Service]\nType=oneshot\nExecStart=/bin/false\n[X-Fleet]\nBatch=yes\nRetries=3\n";
+    cluster.put("bad.service", text, "launched").await;
+    let result = async || {
+        let key = format!("{PREFIX}v3/job/bad.service/result");
+        let kv = registry.kv().get(key).await.unwrap()?;
+        serde_json::from_slice::<fleet_model::BatchResult>(&kv.value).ok()
+    };
+    let tried = async |attempts: u32| result().await.is_some_and(|r| r.attempts == attempts);
+    eventually("all attempts were made", async || tried(4).await).await;
+    assert_eq!(cluster.starts("bad.service"), 4);
+    let failures: Vec<u32> = result().await.unwrap().failures.into_values().collect();
+    assert_eq!(failures, [4]);
+    // Started anew, it has as many attempts again.
+    cluster.target("bad.service", "launched").await;
+    eventually("all were made once more", async || {
+        cluster.starts("bad.service") == 8 && tried(4).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn batch_units_run_to_their_end_and_the_result_stays() {
     let etcd = EtcdServer::start().await;
     let registry = registry(Arc::new(etcd.client()));
@@ -139,6 +164,8 @@ async fn batch_units_run_to_their_end_and_the_result_stays() {
         ),
         (1, 2)
     );
+    // Both attempts were not made on one machine.
+    assert_eq!(bad.failures.len(), 2, "{bad:?}");
     // Launching it again runs it anew.
     cluster.target("good.service", "launched").await;
     eventually("it has run twice", async || {
@@ -229,9 +256,13 @@ async fn a_drained_machine_empties_and_units_come_back_when_asked_to() {
     eventually("one comes back, and the request is gone", async || {
         running(0).len() == 1
             && running(1).len() == 4
-            && registry.rebalance().await.unwrap().is_none()
+            && registry.rebalancing().await.unwrap().0.is_none()
     })
     .await;
+    let (_, moves, _) = registry.rebalancing().await.unwrap();
+    let from = moves.units.values().map(String::as_str);
+    assert_eq!(moves.moved, 1);
+    assert_eq!(from.collect::<Vec<_>>(), [&cluster.ids()[1]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use etcd_kv::TlsFiles;
+
 use crate::config::values::parse_bool;
 
 /// What the daemon was told.
@@ -17,6 +19,8 @@ pub struct Options {
     pub username: String,
     /// `-etcd-password`
     pub password: String,
+    /// `-etcd-cafile`, `-etcd-certfile`, `-etcd-keyfile`
+    pub tls: TlsFiles,
     /// `-iface`: names or addresses, the first that exists counts
     pub interfaces: Vec<String>,
     /// `-public-ip`
@@ -53,6 +57,8 @@ usage: flanneld [FLAGS]        each flag also as FLANNELD_… in the environment
   -etcd-endpoints URL,…        default http://127.0.0.1:4001,http://127.0.0.1:2379
   -etcd-prefix KEY             default /coreos.com/network
   -etcd-username, -etcd-password
+  -etcd-cafile PATH            who may have signed the servers' certificates; default: the system's authorities
+  -etcd-certfile PATH, -etcd-keyfile PATH   our certificate and its key
   -iface NAME|ADDRESS          link to the other machines (repeatable); default: that of the default route
   -public-ip ADDRESS           address the other machines use; default: the link's
   -subnet-file PATH            default /run/flannel/subnet.env
@@ -109,6 +115,7 @@ pub fn parse(
         prefix: "/coreos.com/network".into(),
         username: String::new(),
         password: String::new(),
+        tls: TlsFiles::default(),
         interfaces: Vec::new(),
         public_ip: None,
         subnet_file: "/run/flannel/subnet.env".into(),
@@ -190,17 +197,16 @@ fn apply(options: &mut Options, name: &str, value: &str) -> Result<(), Fault> {
             .map(str::to_owned)
             .collect()
     };
+    let file = |value: &str| (!value.is_empty()).then(|| PathBuf::from(value));
     match name {
         // The singular is from before 2015.
         "etcd-endpoints" | "etcd-endpoint" => options.endpoints = list(),
         "etcd-prefix" => options.prefix = format!("/{}", value.trim_matches('/')),
         "etcd-username" => value.clone_into(&mut options.username),
         "etcd-password" => value.clone_into(&mut options.password),
-        "etcd-keyfile" | "etcd-certfile" | "etcd-cafile" => {
-            return Err(Fault::Bad(
-                "nothing, because TLS to etcd is not supported yet",
-            ));
-        }
+        "etcd-cafile" => options.tls.ca = file(value),
+        "etcd-certfile" => options.tls.cert = file(value),
+        "etcd-keyfile" => options.tls.key = file(value),
         "iface" => options.interfaces.extend(list()),
         "interface" => options.interfaces.extend(list()),
         "public-ip" => {
@@ -273,6 +279,23 @@ mod tests {
     }
 
     #[test]
+    fn files_for_tls_come_from_flags_or_variables() {
+        let variables = [
+            ("FLANNELD_ETCD_CAFILE", "/e/ca"),
+            ("FLANNELD_ETCD_CERTFILE", "/e/cert"),
+            ("FLANNELD_ETCD_KEYFILE", "/e/key"),
+        ];
+        let path = |text: &str| Some(PathBuf::from(text));
+        let expect = TlsFiles {
+            ca: path("/o/ca"),
+            cert: path("/e/cert"),
+            key: path("/e/key"),
+        };
+        assert_eq!(options("-etcd-cafile /o/ca", &variables).tls, expect);
+        assert!(!options("-etcd-cafile=", &[]).tls.is_set());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (line, want) in [
             ("start", "\"start\" is not a flag"),
@@ -289,11 +312,5 @@ mod tests {
         ] {
             assert_eq!(parsed(line, &[]), Err(want.to_owned()));
         }
-        let env = [("FLANNELD_ETCD_CAFILE", "/ca.pem")];
-        assert!(
-            parsed("", &env)
-                .unwrap_err()
-                .starts_with("FLANNELD_ETCD_CAFILE \"/ca.pem\": expected nothing")
-        );
     }
 }

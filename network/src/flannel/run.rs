@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_kv::{Credentials, EtcdConfig, EtcdKv, KvError, Watch};
+use etcd_kv::{Credentials, EtcdConfig, EtcdKv, KvError, Tls, TlsError, Watch};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -35,6 +35,8 @@ enum RunError {
     Start(#[source] std::io::Error),
     #[error("failed to reach etcd")]
     Endpoints(#[source] KvError),
+    #[error("-etcd-cafile, -etcd-certfile, -etcd-keyfile")]
+    Tls(#[source] TlsError),
     #[error("failed to talk to the kernel")]
     Netlink(#[source] NetlinkError),
     #[error("failed to set up the overlay")]
@@ -100,6 +102,7 @@ async fn run(options: Options) -> Result<(), RunError> {
             password: options.password.clone(),
         });
     }
+    etcd.tls = Tls::for_endpoints(&etcd.endpoints, &options.tls).map_err(RunError::Tls)?;
     let store = Store::new(Arc::new(EtcdKv::new(etcd)), &options.prefix);
     tokio::select! {
         result = serve(options, store) => result,

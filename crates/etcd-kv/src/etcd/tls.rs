@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::config::Endpoint;
+
 /// Where Debian keeps the authorities that the machine trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -92,6 +94,16 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
+    /// What these endpoints need: nothing, if none is spoken to over TLS and no file is given. Files
+    /// that are given are read in any case, so that a bad one is found at once.
+    pub fn for_endpoints(
+        endpoints: &[Endpoint],
+        files: &TlsFiles,
+    ) -> Result<Option<Self>, TlsError> {
+        let wanted = files.is_set() || endpoints.iter().any(Endpoint::is_tls);
+        wanted.then(|| Self::load(files)).transpose()
+    }
+
     /// Reads and checks the files.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let trusted = files.ca.clone();

@@ -2,7 +2,7 @@
 
 use super::order::Turn;
 use super::reason::{Obstacle, Reason, Waiting};
-use super::scheduler::{Look, Scheduler};
+use super::scheduler::{Entry, Look, Scheduler};
 use super::slot::{Access, Slot};
 use super::{EngineTask, Plan, Step};
 use crate::amount::Reservation;
@@ -45,7 +45,14 @@ impl Scheduler {
                     (Some(from), None) => Step::Unschedule { from },
                     (None, None) => return None,
                 };
-                Some(EngineTask { unit, step, why })
+                let failed = self.units.get(&unit).and_then(Entry::failed_attempt);
+                let answers = failed.map(|result| result.attempts);
+                Some(EngineTask {
+                    unit,
+                    step,
+                    why,
+                    answers,
+                })
             })
             .collect();
         let waited = std::mem::take(&mut self.waited);
@@ -151,7 +158,7 @@ impl Scheduler {
         if !entry.wants_place(name) {
             return Some(Reason::NotWanted);
         }
-        let failed = entry.failed_attempt()?;
+        let failed = entry.open_failure()?;
         let here = entry
             .scheduled
             .as_ref()
@@ -226,7 +233,8 @@ impl Scheduler {
         self.look(name);
     }
 
-    /// Remembers what the schedule was before this plan, and the last reason for changing it.
+    /// Remembers what the schedule was before this plan, and the last reason for changing it. A
+    /// failed attempt is answered by that.
     fn note(&mut self, name: &UnitName, why: Reason) {
         let scheduled = self.units.get(name).and_then(|e| e.scheduled.clone());
         let first = self
@@ -236,6 +244,9 @@ impl Scheduler {
         self.changed.insert(name.clone(), (first, why.clone()));
         if let Some(entry) = self.units.get_mut(name) {
             entry.why = Some(why);
+            if let Some(attempts) = entry.failed_attempt().map(|result| result.attempts) {
+                entry.answered = attempts;
+            }
         }
     }
 
@@ -328,15 +339,19 @@ impl Scheduler {
             None => self.choose(&query, fresh)?,
         };
         let holders = entry.held_by.keys();
-        let mut others = holders
-            .filter(|holder| **holder != choice.machine && self.machines.contains_key(*holder));
+        // Where it has failed it is loaded anew: what has ended does not start by itself.
+        let mut others = holders.filter(|holder| {
+            (**holder != choice.machine || choice.cost.failures > 0)
+                && self.machines.contains_key(*holder)
+        });
         if let Some(holder) = others.next() {
             let machine = holder.clone();
             return Err(Waiting::StillOn { machine });
         }
         let why = Reason::Chosen {
             load: choice.load,
-            unmet: choice.unmet,
+            failures: choice.cost.failures,
+            unmet: choice.cost.unmet,
             circle,
         };
         Ok((choice.machine, why))

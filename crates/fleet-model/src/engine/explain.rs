@@ -75,6 +75,8 @@ pub struct Candidate {
     pub machine: MachineId,
     /// What is in the way.
     pub obstacle: Option<Obstacle>,
+    /// How often the batch unit has failed there since it was started anew.
+    pub failures: u64,
     /// How many preferences it does not meet.
     pub unmet: u64,
     /// What it carries.
@@ -98,16 +100,18 @@ impl Scheduler {
                     let invalid = requirements.invalid.clone().map(Obstacle::Invalid);
                     invalid.or_else(|| self.obstacle(&query, machine, slot))
                 };
+                let cost = self.cost(&query, machine, slot);
                 Candidate {
                     machine: machine.clone(),
                     obstacle,
-                    unmet: self.unmet(&query, slot),
+                    failures: cost.failures,
+                    unmet: cost.unmet,
                     load: slot.load(),
                 }
             })
             .collect();
         machines.sort_by(|a, b| {
-            let key = |c: &Candidate| (c.obstacle.is_some(), c.unmet, c.load);
+            let key = |c: &Candidate| (c.obstacle.is_some(), c.failures, c.unmet, c.load);
             key(a).cmp(&key(b)).then_with(|| a.machine.cmp(&b.machine))
         });
         let waiting = self.waiting.get(name).cloned();
@@ -210,6 +214,7 @@ impl Explanation {
                 .obstacle
                 .as_ref()
                 .map_or_else(String::new, Obstacle::to_string),
+            failures: candidate.failures,
             unmet: candidate.unmet,
             load: candidate.load.whole(),
         });

@@ -8,8 +8,8 @@
 //!
 //! 1. Hard rules: MachineID, metadata, MachineOf, Conflicts, Replaces, what is left of the memory
 //!    and the processors, cordons.
-//! 2. Of the machines that pass, the one that meets the most preferences (PreferConflicts,
-//!    PreferMetadata, Spread).
+//! 2. Of the machines that pass, those where a batch unit has failed least often; of those, the one
+//!    that meets the most preferences (PreferConflicts, PreferMetadata, Spread).
 //! 3. Of those, the least loaded; then the first by machine ID.
 //!
 //! Units are visited in name order; a unit that waits for a peer, for room, or for another unit to
@@ -68,6 +68,8 @@ pub struct UnitView {
     pub held_by: BTreeMap<MachineId, Activity>,
     /// How its last attempt ended, if it is a batch unit and one has.
     pub result: Option<Arc<BatchResult>>,
+    /// The last failed attempt that was answered: see [`EngineTask::answers`]. 0 for none.
+    pub answered: u32,
 }
 
 /// One machine that is present.
@@ -99,6 +101,10 @@ pub struct EngineTask {
     pub step: Step,
     /// Why.
     pub why: Reason,
+    /// The failed attempt of a batch unit, counted from 1, that this change answers. To be written
+    /// with it: a unit that is scheduled where its last attempt failed runs there again only if the
+    /// schedule was made since.
+    pub answers: Option<u32>,
 }
 
 /// What to write into the schedule.
@@ -140,7 +146,7 @@ pub fn index(cluster: &ClusterView) -> Scheduler {
     }
     for (name, unit) in &cluster.units {
         scheduler.set_unit(name, unit.requirements.clone(), unit.target);
-        scheduler.set_result(name, unit.result.clone());
+        scheduler.set_result(name, unit.result.clone(), unit.answered);
         scheduler.set_schedule(name, unit.scheduled.clone());
         for (machine, activity) in &unit.held_by {
             scheduler.set_state(name, machine, Some(*activity));

@@ -187,7 +187,7 @@ impl Scheduler {
         Some(Choice {
             machine: machine.clone(),
             load: slot.load(),
-            unmet: self.unmet(query, slot),
+            cost: self.cost(query, machine, slot),
         })
     }
 
@@ -282,7 +282,7 @@ impl Scheduler {
             return None;
         }
         let query = self.query(name, entry);
-        let unmet = self.unmet(&query, slot);
+        let cost = self.cost(&query, machine, slot);
         for (other_load, other) in self.by_load.iter().take(CANDIDATES) {
             if *other_load >= load {
                 break;
@@ -295,7 +295,7 @@ impl Scheduler {
                 && target.load_with(1, requirements.reservation) < load
                 && !requirements.replaces.iter().any(replaces)
                 && self.obstacle(&query, other, target).is_none()
-                && self.unmet(&query, target) <= unmet
+                && self.cost(&query, other, target) <= cost
             {
                 return Some(other.clone());
             }

@@ -1,8 +1,9 @@
 //! Which machine is best for a unit.
 //!
 //! Hard rules first, in the order MachineID, metadata, MachineOf, Conflicts, Replaces, reservations,
-//! cordon. Of the machines that pass, the one with the fewest preferences not met; of those, the
-//! least loaded; of those, the first by ID.
+//! cordon. Of the machines that pass, the one where the unit has failed least often, if it is a batch
+//! unit; of those, the one with the fewest preferences not met; of those, the least loaded; of those,
+//! the first by ID.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -67,7 +68,25 @@ impl Spread<'_> {
 pub(super) struct Choice {
     pub(super) machine: MachineId,
     pub(super) load: Load,
+    pub(super) cost: Cost,
+}
+
+/// What speaks against a machine that passes, the weightiest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Cost {
+    /// How often the batch unit has failed there.
+    pub(super) failures: u64,
+    /// How many preferences it does not meet.
     pub(super) unmet: u64,
+}
+
+impl Cost {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            failures: self.failures.saturating_add(other.failures),
+            unmet: self.unmet.saturating_add(other.unmet),
+        }
+    }
 }
 
 /// Where a unit named in MachineOf is.
@@ -144,8 +163,12 @@ impl Scheduler {
         // False once nothing better can come.
         let mut consider = |load: Load, machine: &MachineId, slot: &Slot| {
             // What costs least is asked first; who cannot win any more need not be tested.
-            let hopeless = |unmet: u64| best.as_ref().is_some_and(|best| unmet >= best.unmet);
-            let place = queries.iter().map(|q| unmet_by_place(q, slot)).sum();
+            let hopeless = |cost: Cost| best.as_ref().is_some_and(|best| cost >= best.cost);
+            let sum = |costs: &dyn Fn(&Query<'_>) -> Cost| {
+                let costs = queries.iter().map(costs);
+                costs.fold(Cost::default(), Cost::plus)
+            };
+            let place = sum(&|q| cost_of_place(q, machine, slot));
             if except == Some(machine)
                 || hopeless(place)
                 || queries
@@ -154,20 +177,16 @@ impl Scheduler {
             {
                 return true;
             }
-            let unmet = place
-                + queries
-                    .iter()
-                    .map(|q| unmet_by_company(q, slot))
-                    .sum::<u64>();
-            if !hopeless(unmet) {
+            let cost = place.plus(sum(&|q| cost_of_company(q, slot)));
+            if !hopeless(cost) {
                 let machine = machine.clone();
                 best = Some(Choice {
                     machine,
                     load,
-                    unmet,
+                    cost,
                 });
             }
-            unmet > 0
+            cost > Cost::default()
         };
         let only = queries
             .iter()
@@ -229,7 +248,7 @@ impl Scheduler {
                 .map(|slot| Choice {
                     machine: machine.clone(),
                     load: slot.load(),
-                    unmet: self.unmet(query, slot),
+                    cost: self.cost(query, machine, slot),
                 }),
             None => self.best(std::slice::from_ref(query), None, fresh),
         };
@@ -356,11 +375,6 @@ impl Scheduler {
         {
             return Some(obstacle);
         }
-        if let Some(failed) = query.entry.failed_attempt()
-            && failed.machine == machine.as_str()
-        {
-            return Some(Obstacle::FailedHere);
-        }
         let here = query.entry.scheduled.as_ref() == Some(machine);
         (slot.access != Access::Open && !here).then_some(Obstacle::Cordoned)
     }
@@ -416,9 +430,9 @@ impl Scheduler {
         Some(Obstacle::PeerAway { peer })
     }
 
-    /// How many preferences of a unit, and of others about it, a machine does not meet.
-    pub(super) fn unmet(&self, query: &Query<'_>, slot: &Slot) -> u64 {
-        unmet_by_place(query, slot).saturating_add(unmet_by_company(query, slot))
+    /// What speaks against a machine for a unit, in the eyes of both it and others.
+    pub(super) fn cost(&self, query: &Query<'_>, machine: &MachineId, slot: &Slot) -> Cost {
+        cost_of_place(query, machine, slot).plus(cost_of_company(query, slot))
     }
 
     /// Whether a unit that replaces another one makes it leave. Replacements in a circle are ignored,
@@ -476,8 +490,8 @@ impl Query<'_> {
     }
 }
 
-/// PreferMetadata and Spread.
-fn unmet_by_place(query: &Query<'_>, slot: &Slot) -> u64 {
+/// Failures, PreferMetadata and Spread.
+fn cost_of_place(query: &Query<'_>, machine: &MachineId, slot: &Slot) -> Cost {
     let metadata = &query.entry.requirements.prefer_metadata;
     let unmet = if metadata.is_empty() {
         0
@@ -488,13 +502,15 @@ fn unmet_by_place(query: &Query<'_>, slot: &Slot) -> u64 {
         .spread
         .as_ref()
         .map_or(0, |spread| spread.excess(slot));
-    u64::try_from(unmet)
-        .unwrap_or(u64::MAX)
-        .saturating_add(excess)
+    let unmet = u64::try_from(unmet).unwrap_or(u64::MAX);
+    Cost {
+        failures: query.entry.failures_on(machine),
+        unmet: unmet.saturating_add(excess),
+    }
 }
 
 /// PreferConflicts, whichever side has it.
-fn unmet_by_company(query: &Query<'_>, slot: &Slot) -> u64 {
+fn cost_of_company(query: &Query<'_>, slot: &Slot) -> Cost {
     let (name, mut unmet) = (query.name, 0);
     for glob in &query.entry.requirements.prefer_conflicts {
         unmet += slot.residents.matching(glob, name).count();
@@ -503,7 +519,10 @@ fn unmet_by_company(query: &Query<'_>, slot: &Slot) -> u64 {
     if !query.prefers.is_empty() {
         unmet += slot.residents.prefers.of(&query.prefers, name).count();
     }
-    u64::try_from(unmet).unwrap_or(u64::MAX)
+    Cost {
+        failures: 0,
+        unmet: u64::try_from(unmet).unwrap_or(u64::MAX),
+    }
 }
 
 /// Whether what a unit reserves is not left.

@@ -16,6 +16,8 @@ pub enum Reason {
     Chosen {
         /// How much it carried before.
         load: Load,
+        /// How often the batch unit has failed there.
+        failures: u64,
         /// How many preferences of the unit it does not meet.
         unmet: u64,
         /// The unit starts first of a circle of units that wait for each other.
@@ -35,7 +37,7 @@ pub enum Reason {
     Rebalanced,
     /// The unit has run to its end.
     Ended(Outcome),
-    /// It failed and is tried on another machine.
+    /// It failed and is tried again, on another machine if one fits.
     Retry {
         /// How often it was tried.
         attempts: u32,
@@ -47,6 +49,7 @@ impl fmt::Display for Reason {
         match self {
             Self::Chosen {
                 load,
+                failures,
                 unmet,
                 circle,
             } => {
@@ -57,6 +60,9 @@ impl fmt::Display for Reason {
                         f,
                         "best machine that fits ({load}, {n} preferences not met)"
                     )?,
+                }
+                if *failures > 0 {
+                    write!(f, "; has failed there {}", Times(*failures))?;
                 }
                 if *circle {
                     f.write_str("; starts first of units that wait for each other")?;
@@ -74,7 +80,7 @@ impl fmt::Display for Reason {
             Self::Retry { attempts } => {
                 write!(
                     f,
-                    "failed (attempt {attempts}); is tried on another machine"
+                    "failed (attempt {attempts}); is tried again, elsewhere if it fits"
                 )
             }
         }
@@ -123,8 +129,6 @@ pub enum Obstacle {
         /// What is left.
         free: Cpu,
     },
-    /// The batch unit has just failed there.
-    FailedHere,
     /// It takes no new units.
     Cordoned,
     /// An option of the unit cannot be read.
@@ -144,7 +148,6 @@ impl fmt::Display for Obstacle {
                 write!(f, "memory: {need} needed, {free} left")
             }
             Self::Cpu { need, free } => write!(f, "processors: {need} needed, {free} left"),
-            Self::FailedHere => f.write_str("has failed there"),
             Self::Cordoned => f.write_str("cordoned"),
             Self::Invalid(error) => write!(f, "{error}"),
         }
@@ -297,6 +300,19 @@ impl fmt::Display for Waiting {
     }
 }
 
+/// A number of times, as people would say it.
+struct Times(u64);
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("once"),
+            2 => f.write_str("twice"),
+            n => write!(f, "{n} times"),
+        }
+    }
+}
+
 /// An obstacle with the machine it is on, as people would say it.
 struct AtMachine<'a>(&'a Obstacle, &'a MachineId);
 
@@ -308,7 +324,6 @@ impl fmt::Display for AtMachine<'_> {
             Obstacle::Metadata { key } => write!(f, "{machine} has no fitting metadata {key}"),
             Obstacle::PeerAway { peer } => write!(f, "{peer} is not on {machine}"),
             Obstacle::Cordoned => write!(f, "{machine} is cordoned"),
-            Obstacle::FailedHere => write!(f, "has failed on {machine}"),
             Obstacle::Memory { .. } | Obstacle::Cpu { .. } => write!(f, "{machine}: {}", self.0),
             other => write!(f, "{other} on {machine}"),
         }

@@ -93,6 +93,8 @@ pub(super) struct Entry {
     pub(super) promised: Option<MachineId>,
     pub(super) held_by: BTreeMap<MachineId, Activity>,
     pub(super) result: Option<Arc<BatchResult>>,
+    /// The last failed attempt after which its schedule was changed.
+    pub(super) answered: u32,
     /// Why it is where it is, if this index has decided that.
     pub(super) why: Option<Reason>,
 }
@@ -107,6 +109,7 @@ impl Default for Entry {
             promised: None,
             held_by: BTreeMap::new(),
             result: None,
+            answered: 0,
             why: None,
         }
     }
@@ -129,12 +132,26 @@ impl Entry {
             .filter(|result| result.is_final(batch.retries))
     }
 
-    /// The result of a batch unit's attempt that was not the last.
+    /// The result of a batch unit's attempt that failed and was not the last.
     pub(super) fn failed_attempt(&self) -> Option<&BatchResult> {
         let batch = self.requirements.batch?;
         self.result
             .as_deref()
             .filter(|result| !result.is_final(batch.retries))
+    }
+
+    /// The same, if the schedule has not been changed since.
+    pub(super) fn open_failure(&self) -> Option<&BatchResult> {
+        let batch = self.requirements.batch?;
+        self.result
+            .as_deref()
+            .filter(|result| result.is_open(batch.retries, self.answered))
+    }
+
+    /// How often it has failed on a machine since it was started anew.
+    pub(super) fn failures_on(&self, machine: &MachineId) -> u64 {
+        self.failed_attempt()
+            .map_or(0, |result| result.failures_on(machine).into())
     }
 
     /// The machine on which it counts.
@@ -306,11 +323,14 @@ impl Scheduler {
         });
     }
 
-    /// How a batch unit's last attempt ended, if one has.
-    pub fn set_result(&mut self, name: &UnitName, result: Option<Arc<BatchResult>>) {
+    /// How a batch unit's last attempt ended, if one has, and the last failed attempt after which
+    /// its schedule was changed (see [`EngineTask::answers`](super::EngineTask)).
+    pub fn set_result(&mut self, name: &UnitName, result: Option<Arc<BatchResult>>, answered: u32) {
         let known = self.units.get(name).filter(|e| e.exists);
-        if known.is_some_and(|e| e.result != result) {
-            self.change(name, |entry| entry.result = result);
+        if known.is_some_and(|e| e.result != result || e.answered != answered) {
+            self.change(name, |entry| {
+                (entry.result, entry.answered) = (result, answered);
+            });
         }
     }
 

@@ -1,6 +1,8 @@
 //! The JSON below `/flotilla/v1`: what goes beyond the API v1. Names are in snake_case; what is
 //! absent is left out.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Cpu;
@@ -42,10 +44,18 @@ pub struct Candidate {
     /// If not, why.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub obstacle: String,
+    /// How often the batch unit has failed there since it was started anew.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures: u64,
     /// How many preferences it does not meet.
     pub unmet: u64,
     /// Its load: one per unit, and one per hundredth of what it offers that is reserved.
     pub load: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// All machines. `GET machines`.
@@ -95,6 +105,18 @@ pub struct RebalanceRequest {
     /// How many units may be moved; a default if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<u32>,
+}
+
+/// How far the leader is with what `POST rebalance` asked for. `GET rebalance`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rebalancing {
+    /// The leader has not dealt with the last request yet.
+    pub pending: bool,
+    /// How many units the last request that it has dealt with moves.
+    pub moved: u32,
+    /// These units and the machine that each leaves; not all, if there are very many.
+    pub units: BTreeMap<String, String>,
 }
 
 /// A unit on all its machines. `GET units/NAME/states`.

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use fleet_model::engine::{Access, ClusterView, MachineView, UnitView, explain};
-use fleet_model::{Machine, MachineId, Metadata, UnitName, UnitState, merge_metadata};
+use fleet_model::MachineId;
+use fleet_model::engine::explain;
 
 use super::super::Api;
 use super::super::reply::Reply;
-use crate::registry::Desired;
 
 impl Api {
     pub(super) async fn explain_unit(&self, name: &str) -> Reply {
@@ -29,7 +28,9 @@ impl Api {
             Ok(states) => states,
             Err(error) => return Reply::failed(&error),
         };
-        let view = cluster_view(&self.mirror.read(), &machines, &states);
+        let states = states.iter();
+        let states = states.map(|(unit, machine, state)| (unit, machine, state.activity()));
+        let view = self.mirror.read().cluster(&machines, states);
         // A large cluster keeps a processor busy for a while.
         let explained = tokio::task::spawn_blocking(move || {
             let address = |id: &MachineId| {
@@ -50,43 +51,4 @@ impl Api {
             }
         }
     }
-}
-
-/// The cluster as the planner wants it.
-fn cluster_view(
-    desired: &Desired,
-    machines: &BTreeMap<MachineId, Machine>,
-    states: &[(UnitName, MachineId, UnitState)],
-) -> ClusterView {
-    let none = Metadata::new();
-    let mut view = ClusterView::default();
-    for (id, machine) in machines {
-        let overlay = desired.overlays.get(id).unwrap_or(&none);
-        let machine = MachineView {
-            metadata: merge_metadata(&machine.metadata, overlay),
-            offer: machine.offer(),
-            access: match desired.cordons.get(id) {
-                None => Access::Open,
-                Some(cordon) if cordon.drain => Access::Draining,
-                Some(_) => Access::Cordoned,
-            },
-        };
-        view.machines.insert(id.clone(), machine);
-    }
-    for (name, unit) in &desired.units {
-        let unit = UnitView {
-            requirements: unit.requirements.clone(),
-            target: unit.target,
-            scheduled: unit.scheduled.clone(),
-            held_by: BTreeMap::new(),
-            result: desired.results.get(name).cloned(),
-        };
-        view.units.insert(name.clone(), unit);
-    }
-    for (name, machine, state) in states {
-        if let Some(unit) = view.units.get_mut(name) {
-            unit.held_by.insert(machine.clone(), state.activity());
-        }
-    }
-    view
 }

@@ -6,6 +6,7 @@
 //! | `machines` | GET | machines with offers, reservations and cordons |
 //! | `machines/ID/cordon`, `/drain`, `/uncordon` | POST | 204 |
 //! | `rebalance` | POST | 202; `{"budget":N}` if wanted |
+//! | `rebalance` | GET | whether a request waits, and the moves of the last one |
 //! | `explain/NAME` | GET | why a unit is where it is, and what each machine has for or against it |
 //! | `units/NAME/restart` | POST | 202 |
 //! | `units/NAME/result` | GET | what came of a batch unit, 404 if nothing yet |
@@ -64,6 +65,7 @@ impl Api {
             (["machines", id, "uncordon"], &Method::POST) => {
                 order(id, MachineOrder::Uncordon).await
             }
+            (["rebalance"], &Method::GET) => self.rebalancing().await,
             (["rebalance"], &Method::POST) => self.ask_rebalance(request).await,
             (["units", name, "journal"], &Method::GET) => self.unit_journal(name, &query).await,
             (["units", name, "result"], &Method::GET) => self.unit_result(name),

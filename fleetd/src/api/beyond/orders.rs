@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fleet_model::MachineId;
-use fleet_model::wire::flotilla::RebalanceRequest;
+use fleet_model::wire::flotilla::{RebalanceRequest, Rebalancing};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 
@@ -81,6 +81,22 @@ impl Api {
         };
         match self.registry.ask_rebalance(&request).await {
             Ok(_) => Reply::Empty(StatusCode::ACCEPTED),
+            Err(error) => Reply::failed(&error),
+        }
+    }
+
+    /// Whether a request to rebalance waits for the leader, and what came of the last one.
+    pub(super) async fn rebalancing(&self) -> Reply {
+        match self.registry.rebalancing().await {
+            Ok((request, moves, revision)) => {
+                // Who reads next where these units are shall see them on their way.
+                self.mirror.caught_up(revision).await;
+                Reply::json(&Rebalancing {
+                    pending: request.is_some(),
+                    moved: moves.moved,
+                    units: moves.units,
+                })
+            }
             Err(error) => Reply::failed(&error),
         }
     }

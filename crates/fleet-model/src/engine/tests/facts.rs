@@ -160,9 +160,10 @@ impl Truth {
                             attempts: 1,
                             machine: id.clone(),
                             finished: String::new(),
+                            failures: BTreeMap::new(),
                         })
                     });
-                    scheduler.set_result(&n, unit.result.clone());
+                    scheduler.set_result(&n, unit.result.clone(), unit.answered);
                 }
             }
             Fact::Access(id, access) => {
@@ -193,6 +194,7 @@ impl Truth {
                 }
                 super::apply(view, &plan);
                 for (n, u) in &view.units {
+                    scheduler.set_result(n, u.result.clone(), u.answered);
                     scheduler.set_schedule(n, u.scheduled.clone());
                 }
             }

@@ -93,20 +93,11 @@ fn batch_units_are_tried_elsewhere_and_not_again_when_they_have_ended() {
         &[("job", "Batch=yes\nRetries=1", None)],
     );
     check(&mut view, &["job > m1"]);
-    let end = |view: &mut ClusterView, outcome, attempts, id: &str| {
-        view.units.get_mut(&name("job")).unwrap().result = Some(Arc::new(BatchResult {
-            outcome,
-            exit_status: 1,
-            attempts,
-            machine: id.into(),
-            finished: String::new(),
-        }));
-    };
-    end(&mut view, Outcome::Failure, 1, "m1");
+    end(&mut view, Outcome::Failure, "m1");
     check(
         &mut view,
         &[
-            "job x m1: failed (attempt 1); is tried on another machine",
+            "job x m1: failed (attempt 1); is tried again, elsewhere if it fits",
             "job waits: being taken off its last machine",
         ],
     );
@@ -114,11 +105,8 @@ fn batch_units_are_tried_elsewhere_and_not_again_when_they_have_ended() {
     check(&mut view, &[]);
     let mut alone = view.clone();
     alone.machines.remove(&machine("m2"));
-    check(
-        &mut alone,
-        &["job x m2: machine is gone", "job waits: has failed on m1"],
-    );
-    end(&mut view, Outcome::Failure, 2, "m2");
+    check(&mut alone, &["job > m1"]);
+    end(&mut view, Outcome::Failure, "m2");
     check(
         &mut view,
         &[
@@ -128,15 +116,123 @@ fn batch_units_are_tried_elsewhere_and_not_again_when_they_have_ended() {
     );
     check(&mut view, &["job waits: has failed for good (2 attempts)"]);
     // Started anew.
-    view.units.get_mut(&name("job")).unwrap().result = None;
+    let job = view.units.get_mut(&name("job")).unwrap();
+    (job.result, job.answered) = (None, 0);
     check(&mut view, &["job > m1"]);
-    end(&mut view, Outcome::Success, 1, "m1");
+    end(&mut view, Outcome::Success, "m1");
     check(
         &mut view,
         &[
             "job x m1: has run to its end",
             "job waits: has run to its end (1 attempt)",
         ],
+    );
+}
+
+/// The attempt that `job` makes on a machine ends.
+fn end(view: &mut ClusterView, outcome: Outcome, id: &str) {
+    let job = view.units.get_mut(&name("job")).unwrap();
+    let before = job.result.take();
+    let mut failures = before
+        .as_ref()
+        .map_or(BTreeMap::new(), |b| b.failures.clone());
+    if outcome == Outcome::Failure {
+        *failures.entry(id.to_owned()).or_default() += 1;
+    }
+    job.result = Some(Arc::new(BatchResult {
+        outcome,
+        exit_status: 1,
+        attempts: before.map_or(0, |b| b.attempts) + 1,
+        machine: id.into(),
+        finished: String::new(),
+        failures,
+    }));
+}
+
+#[test]
+fn a_batch_unit_is_tried_where_it_has_failed_least_often() {
+    // Machines, the first loaded most; where the attempts are made.
+    let cases: [(&[&str], &[&str]); 4] = [
+        (&["m1"], &["m1", "m1", "m1"]),
+        (&["m1", "m2"], &["m1", "m2", "m1", "m2", "m1"]),
+        (&["m1", "m2", "m3"], &["m1", "m2", "m3", "m1"]),
+        (&["m1", "m2", "m3-cordoned"], &["m1", "m2", "m1", "m2"]),
+    ];
+    for (machines, attempts) in cases {
+        let ids: Vec<_> = machines.iter().map(|m| (&m[..2], "")).collect();
+        let options = format!("Batch=yes\nRetries={}", attempts.len() - 1);
+        // What is preferred weighs less.
+        let mut view = cluster(&ids, &[("job", &options, None)]);
+        for text in machines.iter().filter(|m| m.ends_with("-cordoned")) {
+            view.machines.get_mut(&machine(&text[..2])).unwrap().access = Access::Cordoned;
+        }
+        for (i, id) in attempts.iter().enumerate() {
+            check(&mut view, &[&format!("job > {id}")]);
+            hold(&mut view, "job", id, Activity::Active);
+            check(&mut view, &[]);
+            hold(&mut view, "job", id, Activity::Failed);
+            end(&mut view, Outcome::Failure, id);
+            let (taken_off, waits) = if i + 1 < attempts.len() {
+                let n = i + 1;
+                let text = format!("failed (attempt {n}); is tried again, elsewhere if it fits");
+                (text, "being taken off its last machine".to_owned())
+            } else {
+                let tries = attempts.len();
+                let waits = format!("has failed for good ({tries} attempts)");
+                ("has failed for good".to_owned(), waits)
+            };
+            let taken_off = format!("job x {id}: {taken_off}");
+            check(&mut view, &[&taken_off, &format!("job waits: {waits}")]);
+            // As long as the agent has it, it is not started again: not even there.
+            if i + 1 < attempts.len() {
+                let waits = format!("job waits: still being stopped on {id}");
+                check(&mut view, &[&waits]);
+            }
+            let job = view.units.get_mut(&name("job")).unwrap();
+            job.held_by.clear();
+        }
+    }
+}
+
+#[test]
+fn where_a_batch_unit_has_failed_weighs_more_than_preferences_and_is_explained() {
+    let options = "Batch=yes\nRetries=9\nPreferMetadata=disk=ssd";
+    let machines = [("m1", "disk=ssd"), ("m2", "")];
+    let mut view = cluster(&machines, &[("job", options, None)]);
+    check(&mut view, &["job > m1"]);
+    end(&mut view, Outcome::Failure, "m1");
+    let first = plan(&view);
+    apply(&mut view, &first);
+    let second = plan(&view);
+    assert_eq!(text(&second), ["job > m2"]);
+    assert_eq!(second.tasks[0].answers, Some(1));
+    let why = second.tasks[0].why.to_string();
+    assert_eq!(
+        why,
+        "best machine that fits (0 units, 1 preference not met)"
+    );
+    apply(&mut view, &second);
+    for id in ["m2", "m1"] {
+        end(&mut view, Outcome::Failure, id);
+        let off = plan(&view);
+        apply(&mut view, &off);
+        let on = plan(&view);
+        apply(&mut view, &on);
+    }
+    let explanation = explain(&view, &name("job")).unwrap();
+    let wire = explanation.to_wire(|_| String::new());
+    let machines: Vec<_> = wire
+        .machines
+        .iter()
+        .map(|m| (m.id.as_str(), m.fits, m.failures))
+        .collect();
+    assert_eq!(machines, [("m2", true, 1), ("m1", true, 2)]);
+    view.machines.remove(&machine("m2"));
+    let off = plan(&view);
+    assert_eq!(text(&off), ["job > m1"]);
+    assert_eq!(
+        off.tasks[0].why.to_string(),
+        "least loaded machine that fits (0 units); has failed there twice"
     );
 }
 

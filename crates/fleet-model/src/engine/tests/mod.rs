@@ -34,6 +34,7 @@ pub(super) fn unit(unit: &str, section: &str, scheduled: Option<&str>) -> (UnitN
         scheduled: scheduled.map(machine),
         held_by: BTreeMap::new(),
         result: None,
+        answered: 0,
     };
     (n, view)
 }
@@ -58,6 +59,7 @@ pub(super) fn cluster(
 pub(super) fn apply(view: &mut ClusterView, plan: &Plan) {
     for task in &plan.tasks {
         let unit = view.units.get_mut(&task.unit).unwrap();
+        unit.answered = task.answers.unwrap_or(unit.answered);
         match &task.step {
             Step::Schedule { to, from } => {
                 assert_eq!(&unit.scheduled, from);

@@ -70,6 +70,7 @@ fn result() -> impl Strategy<Value = Option<Arc<BatchResult>>> {
             attempts,
             machine: machine.into(),
             finished: String::new(),
+            failures: BTreeMap::from([("m3".into(), attempts)]),
         }))
     })
 }
@@ -184,7 +185,7 @@ fn tell(scheduler: &mut Scheduler, from: &ClusterView, to: &ClusterView) {
     }
     for (n, u) in &to.units {
         scheduler.set_unit(n, u.requirements.clone(), u.target);
-        scheduler.set_result(n, u.result.clone());
+        scheduler.set_result(n, u.result.clone(), u.answered);
         scheduler.set_schedule(n, u.scheduled.clone());
         let old = from.units.get(n).map(|u| &u.held_by).into_iter().flatten();
         for (id, _) in old.filter(|(id, _)| !u.held_by.contains_key(*id)) {
@@ -260,7 +261,7 @@ proptest! {
         for (name, unit) in &units {
             scheduler.set_unit(name, unit.requirements.clone(), unit.target);
             scheduler.set_schedule(name, unit.scheduled.clone());
-            scheduler.set_result(name, unit.result.clone());
+            scheduler.set_result(name, unit.result.clone(), unit.answered);
         }
         if !early {
             add_machines(&mut scheduler);
@@ -280,6 +281,7 @@ proptest! {
                 if let Some(old) = last.units.get(n) {
                     u.scheduled = old.scheduled.clone();
                     u.held_by = old.held_by.clone();
+                    u.answered = old.answered;
                     u.held_by.retain(|id, _| view.machines.contains_key(id));
                 }
             }

@@ -114,7 +114,6 @@ pub(super) fn fits(view: &ClusterView, name: &UnitName, id: &MachineId) -> bool 
         .filter(|(n, theirs)| theirs.global || !r.replaces_unit(n.as_str()))
         .map(|(n, _)| *n)
         .collect();
-    let failed = unit.result.as_ref().filter(|_| r.batch.is_some());
     r.invalid.is_none()
         && slot.access == Access::Open
         && r.admits_machine(id)
@@ -134,7 +133,6 @@ pub(super) fn fits(view: &ClusterView, name: &UnitName, id: &MachineId) -> bool 
                 && !follows(view, n, name)
         })
         && (r.reservation.is_nothing() || sum(&here).plus(r.reservation).fits(&slot.offer))
-        && failed.is_none_or(|result| result.machine != id.as_str())
 }
 
 /// What must hold once nothing is left to do.
