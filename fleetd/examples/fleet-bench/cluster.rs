@@ -1,5 +1,6 @@
 //! Daemons in processes of their own, and what they cost.
 
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,8 +10,9 @@ use std::time::{Duration, Instant};
 use fleetd::clock::MachineClock;
 use fleetd::config::Settings;
 use fleetd::daemon::{End, Io, run};
+use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -58,7 +60,7 @@ pub(crate) async fn daemon(etcd: &str, number: usize, dir: &Path) {
         api: fleetd::daemon::ApiIo::default(),
     };
     let end = async {
-        let until_end = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let until_end = || io::copy(&mut io::stdin(), &mut io::sink());
         let _ = tokio::task::spawn_blocking(until_end).await;
         Ok(End::Exit)
     };
@@ -107,27 +109,18 @@ impl Daemon {
 
     /// One exchange: status and body.
     pub(crate) async fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
-        let head = format!("{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\n");
-        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-        let mut stream = UnixStream::connect(&self.socket).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let status = answer
-            .split(' ')
-            .nth(1)
-            .and_then(|s| s.parse().ok())
-            .unwrap_or(0);
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (status, body.to_owned())
+        request(&self.socket, method, path, body).await.unwrap()
+    }
+
+    /// Lists all units, page by page: how many there are.
+    pub(crate) async fn list(&self) -> usize {
+        list(&self.socket).await.unwrap()
     }
 
     /// Creates a unit that shall run.
     pub(crate) async fn launch(&self, name: &str, text: &str) {
-        let file = fleet_model::UnitFile::parse(text).unwrap();
-        let body = serde_json::json!({"options": file.options(), "desiredState": "launched"});
         let path = format!("/fleet/v1/units/{name}");
-        let (status, answer) = self.request("PUT", &path, &body.to_string()).await;
+        let (status, answer) = self.request("PUT", &path, &wish(text)).await;
         assert_eq!(status, 201, "{answer}");
     }
 
@@ -138,12 +131,58 @@ impl Daemon {
 
     /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id().unwrap());
-        let text = std::fs::read_to_string(path).unwrap();
-        let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-        kilobytes * 1024
+        memory(self.child.id().unwrap())
     }
+}
+
+/// Body of the request that creates a unit that shall run.
+pub(crate) fn wish(text: &str) -> String {
+    let file = fleet_model::UnitFile::parse(text).unwrap();
+    serde_json::json!({"options": file.options(), "desiredState": "launched"}).to_string()
+}
+
+/// One exchange with the API at this socket: status and body.
+pub(crate) async fn request(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, String)> {
+    let head = format!("{method} {path} HTTP/1.0\r\nContent-Type: application/json\r\n");
+    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let (status, _, body) = exchange(UnixStream::connect(socket).await?, &request).await?;
+    Ok((status, body))
+}
+
+/// Lists all units through the API at this socket, page by page: how many there are.
+pub(crate) async fn list(socket: &Path) -> io::Result<usize> {
+    let (mut token, mut count) = (String::new(), 0);
+    loop {
+        let (status, body) = request(socket, "GET", &format!("/fleet/v1/units{token}"), "").await?;
+        let page: Value = serde_json::from_str(&body).unwrap_or(Value::Null);
+        if status != 200 || !page.is_object() {
+            return Err(io::Error::other(format!("no list but {status}: {body}")));
+        }
+        // The original's page after a full last one is empty and says nothing at all.
+        count += page["units"].as_array().map_or(0, Vec::len);
+        match page["nextPageToken"].as_str() {
+            Some(next) => token = format!("?nextPageToken={}", next.replace('=', "%3D")),
+            None => return Ok(count),
+        }
+    }
+}
+
+/// One exchange over HTTP 1.0: status, header, body.
+pub(crate) async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> io::Result<(u16, String, String)> {
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+    Ok((status.unwrap_or(0), head.to_owned(), body.to_owned()))
 }
 
 /// Processor time of a process.
@@ -155,4 +194,12 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     // Linux shows hundredths of a second here, whatever it counts in.
     Duration::from_millis(ticks * 10)
+}
+
+/// Resident memory of a process in bytes.
+pub(crate) fn memory(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kilobytes * 1024
 }

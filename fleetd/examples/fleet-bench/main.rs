@@ -8,11 +8,13 @@
 
 mod cluster;
 mod measure;
+mod original;
 mod plan;
 #[path = "../../tests/cluster/pretend.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod pretend;
 mod swarm;
+mod systemd1;
 
 use std::process::ExitCode;
 
@@ -29,12 +31,16 @@ fn main() -> ExitCode {
             println!("{document}");
             ExitCode::SUCCESS
         }
+        ["original"] => {
+            let outcome = runtime.block_on(original::measure());
+            ExitCode::from(u8::from(!outcome.ran || outcome.failed.is_some()))
+        }
         ["daemon", etcd, number, dir] => {
             runtime.block_on(cluster::daemon(etcd, number.parse().unwrap(), dir.as_ref()));
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("usage: fleet-bench measure (cargo xtask bench fleet runs it)");
+            eprintln!("usage: fleet-bench measure|original (cargo xtask bench fleet runs it)");
             ExitCode::from(2)
         }
     }

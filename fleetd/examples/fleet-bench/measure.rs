@@ -9,21 +9,23 @@ use etcd_kv::{Event, Keys, Kv, Watch, WatchRequest};
 use fleet_model::{Phase, TargetState, UnitFile, UnitName, UnitState};
 use fleetd::registry::Registry;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::cluster::{Daemon, PREFIX, cpu, eventually};
+use crate::cluster::{Daemon, PREFIX, cpu, eventually, exchange};
+use crate::original;
 use crate::plan::{self, DENSITY};
 use crate::swarm::Swarm;
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 /// How long a steady cluster is looked at.
 const STEADY: Duration = Duration::from_secs(20);
 /// Sizes of the curve.
 const SIZES: [usize; 5] = [10, 30, 100, 300, 1000];
 /// Units present in the small cluster.
-const PRESENT: usize = 1000;
+pub(crate) const PRESENT: usize = 1000;
 /// Single starts and stops that are timed.
 const SAMPLES: usize = 20;
 
@@ -32,6 +34,14 @@ pub(crate) async fn everything() -> Value {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     note("three daemons, 1000 units");
     let mut figures = small().await;
+    let original = original::measure().await;
+    for figure in &mut figures {
+        let name = figure["name"].as_str().unwrap();
+        if let Some(theirs) = original.of(name) {
+            (figure["original"], figure["original_note"]) =
+                (json!(theirs.value), json!(theirs.note));
+        }
+    }
     note("the planner alone");
     let planned: Vec<_> = SIZES.iter().map(|size| plan::measure(*size)).collect();
     note("simulated agents");
@@ -55,14 +65,17 @@ pub(crate) async fn everything() -> Value {
         ms(biggest.one),
     ));
     figures.extend(more);
-    json!({"figures": figures, "curve": curve, "load_before": load.trim()})
+    json!({
+        "figures": figures, "curve": curve, "load_before": load.trim(),
+        "original_ran": original.ran, "original_failed": original.failed,
+    })
 }
 
-fn note(what: &str) {
+pub(crate) fn note(what: &str) {
     eprintln!("fleet-bench: {what}");
 }
 
-fn ms(time: Duration) -> f64 {
+pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
@@ -124,23 +137,17 @@ async fn wait_for(watch: &mut Watch, mut names: BTreeSet<String>, launched: bool
     }
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
 }
 
 /// Raft proposals that etcd has applied.
-async fn proposals(url: &str) -> f64 {
+pub(crate) async fn proposals(url: &str) -> f64 {
     let address = url.trim_start_matches("http://").to_owned();
-    let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let stream = TcpStream::connect(&address).await.unwrap();
     let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes())
-        .await
-        .unwrap();
-    let mut text = String::new();
-    tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut text)
-        .await
-        .unwrap();
+    let (_, _, text) = exchange(stream, &request).await.unwrap();
     let line = text
         .lines()
         .find_map(|l| l.strip_prefix("etcd_server_proposals_applied_total "));
@@ -223,18 +230,7 @@ async fn small() -> Vec<Value> {
     let mut lists = Vec::new();
     for _ in 0..10 {
         let begin = Instant::now();
-        let (mut token, mut count) = (String::new(), 0);
-        loop {
-            let path = format!("/fleet/v1/units{token}");
-            let (status, body) = daemons[0].request("GET", &path, "").await;
-            assert_eq!(status, 200);
-            let page: Value = serde_json::from_str(&body).unwrap();
-            count += page["units"].as_array().map_or(0, Vec::len);
-            match page["nextPageToken"].as_str() {
-                Some(next) => token = format!("?nextPageToken={}", next.replace('=', "%3D")),
-                None => break,
-            }
-        }
+        let count = daemons[0].list().await;
         lists.push(begin.elapsed());
         assert_eq!(count, PRESENT);
     }
