@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accel;
+pub mod debian;
 pub mod examples;
 pub mod image;
 pub mod machine;
@@ -18,6 +19,7 @@ pub mod seed;
 pub mod segment;
 pub mod world;
 
+pub use debian::Debian;
 pub use machine::{Firmware, Machine, MachineSpec};
 pub use segment::Segment;
 pub use world::World;

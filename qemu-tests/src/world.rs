@@ -82,6 +82,12 @@ impl World {
         }
     }
 
+    /// The private key of this test; its public half is beside it.
+    #[must_use]
+    pub fn key(&self) -> &Path {
+        &self.key
+    }
+
     /// A machine with a forwarded ssh port, not started.
     pub fn spec(&self, number: u8) -> Result<MachineSpec> {
         let spec = MachineSpec::new(number, free_port()?);
@@ -221,11 +227,9 @@ impl Machine {
 }
 
 /// Debian's own `program`s with the libraries they need, as a tar archive to unpack on a machine: run them through
-/// `./run PROGRAM ARGS`. Taken from the peer tree that `image-build peer` unpacks (`$FLOTILLA_PEER`).
+/// `./run PROGRAM ARGS`. Taken from the peer tree that `image-build peer` unpacks ([`crate::debian::peer`]).
 pub fn debian_programs(programs: &[&str]) -> Result<Vec<u8>> {
-    let root = std::env::var_os("FLOTILLA_PEER")
-        .map(PathBuf::from)
-        .context("FLOTILLA_PEER is not set; `cargo xtask test` sets it")?;
+    let root = crate::debian::peer()?;
     let lib = root.join("usr/lib/x86_64-linux-gnu");
     let loader = root.join("usr/lib64/ld-linux-x86-64.so.2");
     let path = format!("{}:{}", lib.display(), lib.join("systemd").display());

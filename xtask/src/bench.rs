@@ -1,17 +1,12 @@
 //! `cargo xtask bench boot`: our boot beside a minimal Debian with systemd, same kernel, same QEMU, same call.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use qemu_tests::accel::Accel;
-use qemu_tests::machine;
-use qemu_tests::process::{Owned, wait_for};
-use qemu_tests::world::free_port;
-use qemu_tests::{World, examples};
+use qemu_tests::{Debian, World, examples};
 
 use crate::{image, setup};
 
@@ -48,11 +43,11 @@ pub fn boot(runs: u8) -> Result<()> {
     );
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
-    let debian = Debian::prepare(&peer, &w)?;
+    let peer = Debian::prepare(&peer, &w)?;
     for run in 1..=runs {
         // Interleaved, so that a noisy host is noisy for both.
         ours.push(flotilla(&w, run)?);
-        theirs.push(debian.boot(&w)?);
+        theirs.push(debian(&peer, &w)?);
     }
     let unit = fleet_unit(&w)?;
     table(&ours, &theirs)?;
@@ -140,233 +135,17 @@ fn fleet_unit(w: &World) -> Result<f64> {
     Ok(uptime(&stamp)? / 1e6)
 }
 
-/// The peer's disk and initramfs.
-struct Debian {
-    dir: PathBuf,
-    key: PathBuf,
-}
-
-impl Debian {
-    /// Turns the unpacked packages into a bootable root: what the maintainer scripts would have done, and no more.
-    fn prepare(peer: &Path, w: &World) -> Result<Debian> {
-        let dir = w.dir.join("debian");
-        let root = dir.join("root");
-        fs::create_dir_all(&dir)?;
-        sh(Command::new("cp").arg("-a").arg(peer).arg(&root))?;
-        let modules = Path::new("build/cache/root/usr/lib/modules");
-        sh(Command::new("cp")
-            .arg("-a")
-            .arg(modules)
-            .arg(root.join("usr/lib/")))?;
-        for d in [
-            "proc",
-            "sys",
-            "dev",
-            "run",
-            "tmp",
-            "root/.ssh",
-            "etc/systemd/network",
-            "etc/systemd/system/multi-user.target.wants",
-            "var/lib",
-            "var/log/journal",
-            "etc/ssh",
-        ] {
-            fs::create_dir_all(root.join(d))?;
-        }
-        for f in ["passwd", "group"] {
-            fs::copy(
-                root.join(format!("usr/share/base-passwd/{f}.master")),
-                root.join("etc").join(f),
-            )?;
-        }
-        append(
-            &root.join("etc/passwd"),
-            "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\nmessagebus:x:102:102::/nonexistent:/usr/sbin/nologin\nsystemd-network:x:998:998::/:/usr/sbin/nologin\n",
-        )?;
-        append(
-            &root.join("etc/group"),
-            "messagebus:x:102:\nsystemd-network:x:998:\nsystemd-journal:x:997:\n",
-        )?;
-        fs::write(root.join("etc/machine-id"), "uninitialized\n")?;
-        fs::write(root.join("etc/hostname"), "debian\n")?;
-        fs::write(
-            root.join("etc/systemd/network/lan.network"),
-            "[Match]\nType=ether\n[Network]\nAddress=10.0.2.20/24\nGateway=10.0.2.2\n",
-        )?;
-        fs::write(
-            root.join("etc/ssh/sshd_config"),
-            "PermitRootLogin prohibit-password\nUsePAM no\n",
-        )?;
-        sh(Command::new("ssh-keygen")
-            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-            .arg(root.join("etc/ssh/ssh_host_ed25519_key")))?;
-        let key = w.dir.join("id_ed25519");
-        fs::copy(
-            key.with_extension("pub"),
-            root.join("root/.ssh/authorized_keys"),
-        )?;
-        let wants = root.join("etc/systemd/system/multi-user.target.wants");
-        for u in ["ssh.service", "systemd-networkd.service"] {
-            symlink(format!("/usr/lib/systemd/system/{u}"), wants.join(u))?;
-        }
-        symlink(
-            "/usr/lib/systemd/system/multi-user.target",
-            root.join("etc/systemd/system/default.target"),
-        )?;
-        let disk = dir.join("disk.img");
-        fs::File::create(&disk)?.set_len(2 << 30)?;
-        sh(Command::new("/usr/sbin/mke2fs")
-            .args([
-                "-q",
-                "-F",
-                "-t",
-                "ext4",
-                "-L",
-                "debian",
-                "-E",
-                "root_owner=0:0",
-                "-d",
-            ])
-            .arg(&root)
-            .arg(&disk))?;
-        let me = Debian { dir, key };
-        me.initramfs()?;
-        Ok(me)
-    }
-
-    /// busybox, the one module that the disk needs, and a switch to the disk.
-    fn initramfs(&self) -> Result<()> {
-        let top = self.dir.join("initramfs");
-        for d in ["bin", "root", "proc", "dev"] {
-            fs::create_dir_all(top.join(d))?;
-        }
-        fs::copy("/bin/busybox", top.join("bin/busybox"))
-            .context("no /bin/busybox (package busybox-static)")?;
-        symlink("busybox", top.join("bin/sh"))?;
-        let xz = Command::new("find")
-            .args([
-                "build/cache/root/usr/lib/modules",
-                "-name",
-                "virtio_blk.ko.xz",
-            ])
-            .output()?;
-        let xz = String::from_utf8_lossy(&xz.stdout).trim().to_string();
-        let module = Command::new("xz")
-            .args(["-dc", &xz])
-            .output()
-            .context("cannot run xz")?;
-        fs::write(top.join("virtio_blk.ko"), module.stdout)?;
-        let init = top.join("init");
-        fs::write(
-            &init,
-            "#!/bin/sh\n/bin/busybox mount -t devtmpfs dev /dev\n/bin/busybox insmod /virtio_blk.ko\nwhile [ ! -b /dev/vda ]; do :; done\n/bin/busybox mount -t ext4 /dev/vda /root\nexec /bin/busybox switch_root /root /usr/lib/systemd/systemd\n",
-        )?;
-        sh(Command::new("chmod").arg("755").arg(&init))?;
-        let cpio = format!(
-            "cd '{}' && find . -print0 | cpio --null -o -H newc -R 0:0 --quiet > '{}'",
-            top.display(),
-            self.dir.join("initrd").display()
-        );
-        sh(Command::new("sh").args(["-c", &cpio]))
-    }
-
-    fn boot(&self, w: &World) -> Result<Figures> {
-        let disk = self.dir.join("run.qcow2");
-        let _ = fs::remove_file(&disk);
-        sh(Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-            .arg(self.dir.join("disk.img"))
-            .arg(&disk))?;
-        let port = free_port()?;
-        w.lan.forward(port, "10.0.2.20", 22)?;
-        let console = self.dir.join("console");
-        let _ = fs::remove_file(&console);
-        let mut c = Command::new("qemu-system-x86_64");
-        c.args(w.accel.args()).args([
-            "-smp",
-            "1",
-            "-m",
-            "768",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]);
-        c.arg("-serial").arg(format!("file:{}", console.display()));
-        c.arg("-kernel")
-            .arg(w.image.file("vmlinuz"))
-            .arg("-initrd")
-            .arg(self.dir.join("initrd"));
-        c.args([
-            "-append",
-            // Its first boot asks at the console for a locale otherwise.
-            "console=ttyS0,115200 quiet panic=-1 systemd.firstboot=off",
-            "-device",
-            "virtio-rng-pci",
-        ]);
-        c.arg("-netdev")
-            .arg(format!("vde,id=n0,sock={}", w.lan.switch().display()));
-        c.args([
-            "-device",
-            "virtio-net-pci,netdev=n0,mac=52:54:00:f1:07:20,romfile=",
-        ]);
-        c.arg("-drive").arg(format!(
-            "file={},if=none,id=d0,format=qcow2",
-            disk.display()
-        ));
-        c.args(["-device", "virtio-blk-pci,drive=d0"]);
-        let mut qemu = Owned::start(&mut c, &self.dir.join("qemu.log"), false)?;
-        let run = |s: &str| -> Result<String> {
-            let mut c = machine::ssh("root", &self.key, port, Some(&self.dir.join("ssh")));
-            c.arg(s).stdin(Stdio::null());
-            let out = c.output()?;
-            if !out.status.success() {
-                bail!("{s}: {}", String::from_utf8_lossy(&out.stderr));
-            }
-            Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-        };
-        wait_for(
-            "ssh of the Debian peer",
-            w.accel.scale(Duration::from_secs(240)),
-            || {
-                // Attempts before its sshd is there only cost both sides time.
-                let up = fs::read_to_string(&console).is_ok_and(|text| text.contains("login:"));
-                up.then(|| run("true").map(|_| ())).transpose()
-            },
-        )
-        .with_context(|| fs::read_to_string(&console).unwrap_or_default())?;
-        let ssh = uptime(&run(UPTIME)?)?;
-        wait_for(
-            "multi-user.target of the peer",
-            Duration::from_secs(120),
-            || run("systemctl is-active multi-user.target").map(Some),
-        )?;
-        let f = measure(run)?;
-        qemu.kill();
-        Ok(Figures { ssh, ..f })
-    }
-}
-
-fn append(file: &Path, text: &str) -> Result<()> {
-    let mut all = fs::read_to_string(file)?;
-    all += text;
-    Ok(fs::write(file, all)?)
-}
-
-fn sh(c: &mut Command) -> Result<()> {
-    let out = c
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {:?}", c.get_program()))?;
-    if !out.status.success() {
-        bail!(
-            "{:?}: {}",
-            c.get_program(),
-            String::from_utf8_lossy(&out.stderr)
-        );
-    }
-    Ok(())
+/// The peer's boot.
+fn debian(peer: &Debian, w: &World) -> Result<Figures> {
+    let m = peer.boot(w)?;
+    let ssh = uptime(&m.ssh(UPTIME)?)?;
+    m.wait_until(
+        "multi-user.target",
+        Duration::from_secs(120),
+        "systemctl is-active multi-user.target",
+    )?;
+    let f = measure(|s| m.ssh(s))?;
+    Ok(Figures { ssh, ..f })
 }
 
 fn median(mut v: Vec<f64>) -> f64 {

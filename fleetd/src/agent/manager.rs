@@ -1,6 +1,8 @@
 //! The service manager, as the agent needs it: a trait, and systemd1 on the system bus.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dbus_api::Error as BusError;
@@ -94,7 +96,10 @@ pub trait ServiceManager: std::fmt::Debug + Send + Sync + 'static {
 /// systemd1 on the system bus.
 #[derive(Debug, Clone, Default)]
 pub struct Systemd {
-    connection: std::sync::Arc<Mutex<Option<Connection>>>,
+    connection: Arc<Mutex<Option<Connection>>>,
+    /// Units that the connection in use holds a reference to. The manager counts references, and keeps a unit,
+    /// even one without a file, while there is one.
+    referenced: Arc<std::sync::Mutex<BTreeSet<UnitName>>>,
     /// Another bus than the system's.
     bus: Option<String>,
 }
@@ -135,7 +140,39 @@ impl Systemd {
             None => Connection::system().await?,
         };
         *slot = Some(connection.clone());
+        // References end with the connection that holds them.
+        self.referenced().clear();
         Ok(connection)
+    }
+
+    fn referenced(&self) -> MutexGuard<'_, BTreeSet<UnitName>> {
+        // Nothing that can panic happens while it is locked.
+        let referenced = self.referenced.lock();
+        referenced.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a unit, and how it has ended, from being forgotten as soon as it is down.
+    async fn hold(&self, name: &UnitName) {
+        if self.referenced().contains(name) {
+            return;
+        }
+        match self.call(|| systemd1::ref_unit(name.as_str())).await {
+            Ok(()) => {
+                self.referenced().insert(name.clone());
+            }
+            // Failures are kept without.
+            Err(error) => tracing::debug!("no reference to {name}: {}", telemetry::chain(&error)),
+        }
+    }
+
+    /// The opposite of [`Self::hold`]. Without it the manager would go on listing what was destroyed.
+    async fn let_go(&self, name: &UnitName) {
+        if self.referenced().remove(name)
+            && let Err(error) = self.call(|| systemd1::unref_unit(name.as_str())).await
+        {
+            // It has ended with the connection.
+            tracing::debug!("no reference to {name}: {}", telemetry::chain(&error));
+        }
     }
 
     /// Calls on the connection in use; once more on a new one if that has just broken.
@@ -241,6 +278,8 @@ impl ServiceManager for Systemd {
 
     fn unlink(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
         Box::pin(async move {
+            // A run may have been cut short, its end never asked for.
+            self.let_go(&name).await;
             self.call(|| systemd1::disable_unit_files(&[name.as_str()], true))
                 .await
                 .map(drop)
@@ -275,11 +314,7 @@ impl ServiceManager for Systemd {
 
     fn start_run(&self, name: UnitName) -> BoxFuture<'_, Result<(), ManagerError>> {
         Box::pin(async move {
-            // Without a reference the manager forgets a unit, and its exit status, as soon as it
-            // is down. Where that is not to be had, failures are still kept.
-            if let Err(error) = self.call(|| systemd1::ref_unit(name.as_str())).await {
-                tracing::debug!("no reference to {name}: {}", telemetry::chain(&error));
-            }
+            self.hold(&name).await;
             self.start(name).await
         })
     }
@@ -291,8 +326,7 @@ impl ServiceManager for Systemd {
                 .await?;
             let end = run_end(&properties);
             if end.is_some() {
-                // There may be none, after the connection was lost.
-                let _ = self.call(|| systemd1::unref_unit(name.as_str())).await;
+                self.let_go(&name).await;
             }
             Ok(end)
         })
