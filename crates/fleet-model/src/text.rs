@@ -128,11 +128,15 @@ impl UnitFile {
     }
 
     /// Takes options from elsewhere, for example the API, if they survive being written and read.
-    /// Values are trimmed, as reading would do.
+    /// Values are trimmed, and their line ends lose a carriage return, as reading would do.
     pub fn from_options(mut options: Vec<UnitOption>) -> Result<Self, TextError> {
         for o in &mut options {
             if o.value.trim().len() != o.value.len() {
                 o.value = o.value.trim().to_owned();
+            }
+            if o.value.contains("\r\n") {
+                let lines: Vec<&str> = o.value.split('\n').map(strip_cr).collect();
+                o.value = lines.join("\n");
             }
             if let Some(reason) = unwritable(o) {
                 let (section, name) = (o.section.clone(), o.name.clone());
@@ -241,7 +245,7 @@ fn unwritable(o: &UnitOption) -> Option<&'static str> {
     }
     let mut lines = o.value.split('\n').peekable();
     while let Some(line) = lines.next() {
-        if lines.peek().is_some() && !strip_cr(line).ends_with('\\') {
+        if lines.peek().is_some() && !line.ends_with('\\') {
             return Some("a line end in a value needs a backslash before it");
         }
         if o.name.len() + line.len() + 1 >= LINE_MAX {
@@ -305,6 +309,9 @@ mod tests {
             assert!(UnitFile::from_options(vec![o.clone()]).is_err(), "{o:?}");
         }
         assert!(UnitFile::from_options(vec![UnitOption::new("S", "a", "b \\\nc")]).is_ok());
+        let option = UnitOption::new("S", "a", "b \\\r\nc\r");
+        let file = UnitFile::from_options(vec![option]).unwrap();
+        assert_eq!(file.to_string(), "[S]\na=b \\\nc\n");
     }
 
     proptest! {
@@ -321,7 +328,7 @@ mod tests {
 
         #[test]
         fn accepted_options_survive(
-            pairs in prop::collection::vec(("[A-C]", "[a-z]{1,3}", "[a-z\\\\=\\]\\[ ]{0,5}"), 0..8)
+            pairs in prop::collection::vec(("[A-C]", "[a-z]{1,3}", "[a-c\\\\=\\]\\[ \r\n]{0,8}"), 0..8)
         ) {
             let options: Vec<_> =
                 pairs.into_iter().map(|(s, n, v)| UnitOption::new(s, n, v.trim())).collect();
