@@ -115,14 +115,17 @@ impl UnitFile {
                     None => "",
                 };
                 if next.trim().is_empty() {
-                    // Nothing follows: a backslash left here would swallow the next option.
-                    value.truncate(value.trim_end_matches('\\').len());
                     break;
                 }
                 value.push('\n');
                 value.push_str(next);
             }
-            options.push(UnitOption::new(section, name.trim(), value.trim()));
+            let mut value = value.trim();
+            while value.ends_with('\\') {
+                // Nothing follows: a backslash left here would swallow the next option.
+                value = value.trim_end_matches('\\').trim_end();
+            }
+            options.push(UnitOption::new(section, name.trim(), value));
         }
         Ok(Self { options })
     }
@@ -297,6 +300,22 @@ mod tests {
     }
 
     #[test]
+    fn a_backslash_at_the_end_of_a_value_swallows_nothing() {
+        for value in [
+            "x\\",
+            "x\\ ",
+            "x\\ \\\t",
+            "x\\\n\\",
+            "x\\\n \\ ",
+            "x\\\n\\\n\n",
+        ] {
+            let text = format!("[S]\na={value}\n\nb=2\n");
+            let printed = UnitFile::parse(&text).unwrap().to_string();
+            assert_eq!(printed, "[S]\na=x\nb=2\n", "{value:?}");
+        }
+    }
+
+    #[test]
     fn options_that_would_change_the_text_are_refused() {
         for o in [
             UnitOption::new("S", "a", "b\n[Service]\nUser=root"),
@@ -316,7 +335,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parsing_never_panics_and_printing_is_stable(text in "([\\[\\]=#;\\\\ a-c\r\n]|Unit){0,60}") {
+        fn parsing_never_panics_and_printing_is_stable(text in "([\\[\\]=#;\\\\ a-c\r\n]|\\[S\\]\n|a=){0,60}") {
             if let Ok(file) = UnitFile::parse(&text) {
                 // Odd names, which only texts can have, aside.
                 if UnitFile::from_options(file.options().to_vec()).is_ok() {
