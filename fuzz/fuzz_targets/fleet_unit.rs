@@ -11,7 +11,14 @@ fuzz_target!(|text: &str| {
         return;
     };
     let again = UnitFile::parse(&file.to_string()).expect("our own text");
-    assert_eq!(again.options(), file.options());
+    assert_eq!(again.to_string(), file.to_string());
+    // Printing brings the parts of a section together.
+    let by_section = |file: &UnitFile| {
+        let mut options = file.options().to_vec();
+        options.sort_by(|a, b| a.section.cmp(&b.section));
+        options
+    };
+    assert_eq!(by_section(&again), by_section(&file));
     let _ = (validate_options(&file), unknown_options(&file), file.hash());
     let name = UnitName::parse("a@1.service").expect("a constant");
     let requirements = Requirements::of(&name, &file);

@@ -115,24 +115,31 @@ impl UnitFile {
                     None => "",
                 };
                 if next.trim().is_empty() {
-                    // Nothing follows: a backslash left here would swallow the next option.
-                    value.truncate(value.trim_end_matches('\\').len());
                     break;
                 }
                 value.push('\n');
                 value.push_str(next);
             }
-            options.push(UnitOption::new(section, name.trim(), value.trim()));
+            let mut value = value.trim();
+            while value.ends_with('\\') {
+                // Nothing follows: a backslash left here would swallow the next option.
+                value = value.trim_end_matches('\\').trim_end();
+            }
+            options.push(UnitOption::new(section, name.trim(), value));
         }
         Ok(Self { options })
     }
 
     /// Takes options from elsewhere, for example the API, if they survive being written and read.
-    /// Values are trimmed, as reading would do.
+    /// Values are trimmed, and their line ends lose a carriage return, as reading would do.
     pub fn from_options(mut options: Vec<UnitOption>) -> Result<Self, TextError> {
         for o in &mut options {
             if o.value.trim().len() != o.value.len() {
                 o.value = o.value.trim().to_owned();
+            }
+            if o.value.contains("\r\n") {
+                let lines: Vec<&str> = o.value.split('\n').map(strip_cr).collect();
+                o.value = lines.join("\n");
             }
             if let Some(reason) = unwritable(o) {
                 let (section, name) = (o.section.clone(), o.name.clone());
@@ -241,7 +248,7 @@ fn unwritable(o: &UnitOption) -> Option<&'static str> {
     }
     let mut lines = o.value.split('\n').peekable();
     while let Some(line) = lines.next() {
-        if lines.peek().is_some() && !strip_cr(line).ends_with('\\') {
+        if lines.peek().is_some() && !line.ends_with('\\') {
             return Some("a line end in a value needs a backslash before it");
         }
         if o.name.len() + line.len() + 1 >= LINE_MAX {
@@ -293,6 +300,22 @@ mod tests {
     }
 
     #[test]
+    fn a_backslash_at_the_end_of_a_value_swallows_nothing() {
+        for value in [
+            "x\\",
+            "x\\ ",
+            "x\\ \\\t",
+            "x\\\n\\",
+            "x\\\n \\ ",
+            "x\\\n\\\n\n",
+        ] {
+            let text = format!("[S]\na={value}\n\nb=2\n");
+            let printed = UnitFile::parse(&text).unwrap().to_string();
+            assert_eq!(printed, "[S]\na=x\nb=2\n", "{value:?}");
+        }
+    }
+
+    #[test]
     fn options_that_would_change_the_text_are_refused() {
         for o in [
             UnitOption::new("S", "a", "b\n[Service]\nUser=root"),
@@ -305,11 +328,14 @@ mod tests {
             assert!(UnitFile::from_options(vec![o.clone()]).is_err(), "{o:?}");
         }
         assert!(UnitFile::from_options(vec![UnitOption::new("S", "a", "b \\\nc")]).is_ok());
+        let option = UnitOption::new("S", "a", "b \\\r\nc\r");
+        let file = UnitFile::from_options(vec![option]).unwrap();
+        assert_eq!(file.to_string(), "[S]\na=b \\\nc\n");
     }
 
     proptest! {
         #[test]
-        fn parsing_never_panics_and_printing_is_stable(text in "([\\[\\]=#;\\\\ a-c\r\n]|Unit){0,60}") {
+        fn parsing_never_panics_and_printing_is_stable(text in "([\\[\\]=#;\\\\ a-c\r\n]|\\[S\\]\n|a=){0,60}") {
             if let Ok(file) = UnitFile::parse(&text) {
                 // Odd names, which only texts can have, aside.
                 if UnitFile::from_options(file.options().to_vec()).is_ok() {
@@ -321,7 +347,7 @@ mod tests {
 
         #[test]
         fn accepted_options_survive(
-            pairs in prop::collection::vec(("[A-C]", "[a-z]{1,3}", "[a-z\\\\=\\]\\[ ]{0,5}"), 0..8)
+            pairs in prop::collection::vec(("[A-C]", "[a-z]{1,3}", "[a-c\\\\=\\]\\[ \r\n]{0,8}"), 0..8)
         ) {
             let options: Vec<_> =
                 pairs.into_iter().map(|(s, n, v)| UnitOption::new(s, n, v.trim())).collect();

@@ -275,8 +275,16 @@ pub(super) fn to_wire(name: &UnitName, unit: &AgentUnit, records: &Records) -> w
         .as_ref()
         .and_then(|m| records.get(&(name.clone(), m.clone())));
     wire::Unit {
-        name: name.to_string(),
         options: unit.file.options().to_vec(),
+        ..summary(name, unit, record)
+    }
+}
+
+/// A unit without its text; `record` is that of the machine where it is scheduled.
+pub(super) fn summary(name: &UnitName, unit: &AgentUnit, record: Option<&UnitState>) -> wire::Unit {
+    wire::Unit {
+        name: name.to_string(),
+        options: Vec::new(),
         desired_state: unit.target.to_string(),
         // A global unit has as many as there are machines, so none.
         current_state: if unit.requirements.global {

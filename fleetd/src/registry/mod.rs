@@ -33,7 +33,7 @@ mod view;
 
 use std::sync::Arc;
 
-use etcd_kv::{Compare, Keys, Kv, KvError, Lease, Op, Range, Txn};
+use etcd_kv::{Compare, Keys, Kv, KvError, Lease, Op, Range, Txn, TxnReply};
 use fleet_model::{Machine, MachineId, TargetState, UnitFile, UnitName, UnitState};
 
 pub use follow::{Follow, Update};
@@ -106,6 +106,11 @@ impl Registry {
         &*self.kv
     }
 
+    /// Runs a transaction; `what` is said when it fails.
+    async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnReply, RegistryError> {
+        self.kv.txn(txn).await.map_err(RegistryError::kv(what))
+    }
+
     /// Key of a machine's presence.
     #[must_use]
     pub fn presence_key(&self, machine: &MachineId) -> String {
@@ -145,11 +150,7 @@ impl Registry {
             .then(Op::put(key.as_str(), FORMAT.to_string()))
             .then(Op::put(version, ENGINE_VERSION.to_string()))
             .otherwise(Op::get(key));
-        let reply = self
-            .kv
-            .txn(txn)
-            .await
-            .map_err(RegistryError::kv("check the format"))?;
+        let reply = self.txn("check the format", txn).await?;
         let found = reply
             .kvs(0)
             .first()
@@ -186,11 +187,7 @@ impl Registry {
             .when(Compare::missing(self.layout.job(name, "unit")))
             .then(Op::put(self.layout.job(name, "unit"), file.to_string()))
             .then(Op::put(self.layout.job(name, "target"), target.as_str()));
-        let reply = self
-            .kv
-            .txn(txn)
-            .await
-            .map_err(RegistryError::kv("create a unit"))?;
+        let reply = self.txn("create a unit", txn).await?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -207,11 +204,7 @@ impl Registry {
             .then(Op::put(self.layout.job(name, "unit"), file.to_string()))
             .then(Op::put(self.layout.job(name, "target"), target.as_str()));
         let txn = self.without_result(txn, name);
-        let reply = self
-            .kv
-            .txn(txn)
-            .await
-            .map_err(RegistryError::kv("replace a unit"))?;
+        let reply = self.txn("replace a unit", txn).await?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -228,11 +221,7 @@ impl Registry {
         if target == TargetState::Launched {
             txn = self.without_result(txn, name);
         }
-        let reply = self
-            .kv
-            .txn(txn)
-            .await
-            .map_err(RegistryError::kv("set a target state"))?;
+        let reply = self.txn("set a target state", txn).await?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -245,11 +234,7 @@ impl Registry {
                 keys,
                 previous: false,
             });
-        let reply = self
-            .kv
-            .txn(txn)
-            .await
-            .map_err(RegistryError::kv("destroy a unit"))?;
+        let reply = self.txn("destroy a unit", txn).await?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -299,22 +284,11 @@ impl Registry {
         hash: &str,
         lease: Lease,
     ) -> Result<bool, RegistryError> {
-        let guard = if global {
-            Compare::exists(self.layout.job(name, "unit"))
-        } else {
-            Compare::value(self.layout.job(name, "schedule"), machine.as_str())
-        };
-        let txn = Txn::new().when(guard).then(self.put_state(
-            name,
-            machine,
-            &UnitState::claim(hash),
-            lease,
-        ));
-        let reply = self
-            .kv
-            .txn(txn)
-            .await
-            .map_err(RegistryError::kv("claim a unit"))?;
+        let claim = self.put_state(name, machine, &UnitState::claim(hash), lease);
+        let txn = Txn::new()
+            .when(self.given_to(name, machine, global))
+            .then(claim);
+        let reply = self.txn("claim a unit", txn).await?;
         Ok(reply.succeeded)
     }
 
@@ -327,18 +301,22 @@ impl Registry {
         global: bool,
         lease: Lease,
     ) -> Result<bool, RegistryError> {
-        let guard = if global {
-            Compare::exists(self.layout.job(name, "unit"))
-        } else {
-            Compare::value(self.layout.job(name, "schedule"), machine.as_str())
-        };
         let record = Compare {
             key: self.layout.state(name, machine).into(),
             condition: etcd_kv::Condition::Lease(Some(lease)),
         };
-        let reply = self.kv.txn(Txn::new().when(guard).when(record)).await;
-        let reply = reply.map_err(RegistryError::kv("check a claim"))?;
-        Ok(reply.succeeded)
+        let given = self.given_to(name, machine, global);
+        let txn = Txn::new().when(given).when(record);
+        Ok(self.txn("check a claim", txn).await?.succeeded)
+    }
+
+    /// That a machine may have a unit: the schedule says so, or it is global and exists.
+    fn given_to(&self, name: &UnitName, machine: &MachineId, global: bool) -> Compare {
+        if global {
+            Compare::exists(self.layout.job(name, "unit"))
+        } else {
+            Compare::value(self.layout.job(name, "schedule"), machine.as_str())
+        }
     }
 
     fn put_state(
@@ -367,10 +345,7 @@ impl Registry {
             then: changes.iter().map(op).collect(),
             ..Txn::new()
         };
-        self.kv
-            .txn(txn)
-            .await
-            .map_err(RegistryError::kv("publish unit states"))?;
+        self.txn("publish unit states", txn).await?;
         Ok(())
     }
 

@@ -210,9 +210,9 @@ impl Registry {
             ),
             None => Op::delete(key),
         };
-        let reply = self.kv.txn(Txn::new().then(op)).await;
-        Ok(reply
-            .map_err(RegistryError::kv("cordon a machine"))?
+        Ok(self
+            .txn("cordon a machine", Txn::new().then(op))
+            .await?
             .revision)
     }
 
@@ -230,8 +230,7 @@ impl Registry {
                 nonce.max(1).to_string(),
             ));
         let txn = self.without_result(txn, name);
-        let reply = self.kv.txn(txn).await;
-        let reply = reply.map_err(RegistryError::kv("ask for a restart"))?;
+        let reply = self.txn("ask for a restart", txn).await?;
         Ok(reply.succeeded.then_some(reply.revision))
     }
 
@@ -248,9 +247,9 @@ impl Registry {
             requested: cut(&request.requested),
         };
         let put = Op::put(self.layout.key("rebalance"), json(&request));
-        let reply = self.kv.txn(Txn::new().then(put)).await;
-        Ok(reply
-            .map_err(RegistryError::kv("ask for rebalancing"))?
+        Ok(self
+            .txn("ask for rebalancing", Txn::new().then(put))
+            .await?
             .revision)
     }
 
@@ -260,8 +259,7 @@ impl Registry {
         let txn = Txn::new()
             .then(Op::get(self.layout.key("rebalance")))
             .then(Op::get(self.layout.key("moves")));
-        let reply = self.kv.txn(txn).await;
-        let reply = reply.map_err(RegistryError::kv("read the request to rebalance"))?;
+        let reply = self.txn("read the request to rebalance", txn).await?;
         let request = reply.kvs(0).first();
         let moves = reply.kvs(1).first();
         Ok((
@@ -300,10 +298,7 @@ impl Registry {
                 machine.as_str(),
             ))
             .then(Op::put(self.layout.job(name, "result"), json(result)));
-        let reply = self.kv.txn(txn).await;
-        Ok(reply
-            .map_err(RegistryError::kv("record a result"))?
-            .succeeded)
+        Ok(self.txn("record a result", txn).await?.succeeded)
     }
 
     /// All announcements.

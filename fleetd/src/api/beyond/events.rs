@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fleet_model::{Machine, MachineId, Phase, UnitName, UnitState, wire};
+use fleet_model::{Machine, MachineId, Phase, UnitName, UnitState};
 use hyper::StatusCode;
 use serde::Serialize;
 use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::super::reply::Reply;
-use super::super::states;
+use super::super::{states, units};
 use super::machines;
 use crate::registry::{Desired, Follow, Key, Mirror, Registry, Update};
 
@@ -300,7 +300,8 @@ impl Seen {
                 Some(unit) => {
                     let on = unit.scheduled.clone().map(|m| (name.clone(), m));
                     let record = on.as_ref().and_then(|key| self.states.get(key));
-                    event("units", &unit_summary(name, unit, record))
+                    // Listeners read the text when they need it.
+                    event("units", &units::summary(name, unit, record))
                 }
                 None => removed("units", "name", name.as_str(), None),
             });
@@ -324,29 +325,6 @@ impl Seen {
             }
         }
         out
-    }
-}
-
-/// A unit without its text, which listeners read when they need it.
-fn unit_summary(
-    name: &UnitName,
-    unit: &fleet_model::agent::AgentUnit,
-    record: Option<&UnitState>,
-) -> wire::Unit {
-    wire::Unit {
-        name: name.to_string(),
-        options: Vec::new(),
-        desired_state: unit.target.to_string(),
-        current_state: if unit.requirements.global {
-            String::new()
-        } else {
-            UnitState::current(record).to_string()
-        },
-        machine_id: unit
-            .scheduled
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
     }
 }
 
