@@ -282,12 +282,12 @@ impl Session {
     }
 
     /// The caller is gone: as when a terminal closes. The command is reaped in the background by being waited for here,
-    /// after a SIGKILL if it does not heed the SIGHUP at once.
+    /// after a SIGKILL if it does not heed the SIGHUP within ten seconds, docker's time for stopping.
     fn hang_up(&mut self) {
         self.signal(signal_hook::consts::SIGHUP);
         if let Some((mut child, pidfd)) = self.running.take() {
             let wait = rustix::event::Timespec {
-                tv_sec: 1,
+                tv_sec: 10,
                 tv_nsec: 0,
             };
             let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];

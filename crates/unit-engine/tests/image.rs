@@ -623,7 +623,7 @@ fn settings_that_others_rely_on() {
         ),
         (
             "fleet.service",
-            "Restart=always RestartSec=10s OOMScoreAdjust=-500",
+            "Restart=always RestartSec=1s StartLimitIntervalSec=0 OOMScoreAdjust=-500",
         ),
         (
             "docker.service",

@@ -188,7 +188,12 @@ impl Tls {
                 self.trusted.display()
             ),
             Some(rustls::Error::InvalidMessage(_)) => "the server does not speak TLS".into(),
-            None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            // Closing with our greeting unread is a reset to us.
+            None if matches!(
+                error.kind(),
+                std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset
+            ) =>
+            {
                 "the server hung up in the TLS handshake, as one that does not speak TLS".into()
             }
             _ => error.to_string(),
