@@ -17,14 +17,13 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
-use crate::api::{
-    Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Original, Tls, serve_metrics,
-};
+use crate::api::{Access, Api, EXPLAIN_TURNS, Hub, Listener, Original, Tls, serve_metrics};
 use crate::audit::Audit;
 use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::host::{MachineIdError, cpus, default_address, machine_id, memory};
+use crate::logs::{Answerer, JournalReader, Logs};
 use crate::metrics::{MeteredKv, Metrics};
 use crate::polling::PollingKv;
 use crate::presence::{Presence, Standing};
@@ -201,6 +200,19 @@ pub async fn run(
     };
     let runs_units = io.api.no_manager.is_none();
     let agent = runs_units.then(|| tokio::spawn(run_agent(context, stopped)));
+    let journal = JournalReader {
+        user: settings.systemd_user,
+        ..io.api.journal.clone()
+    };
+    if runs_units {
+        let answerer = Answerer {
+            registry: registry.clone(),
+            mirror: mirror.clone(),
+            me: me.clone(),
+            journal: journal.clone(),
+        };
+        tokio::spawn(answerer.run());
+    }
     let api = Api {
         hub: Hub::new(registry.clone()),
         explaining: Semaphore::new(EXPLAIN_TURNS),
@@ -219,10 +231,7 @@ pub async fn run(
             enabled: settings.audit,
         },
         metrics,
-        journal: JournalReader {
-            user: settings.systemd_user,
-            ..io.api.journal.clone()
-        },
+        logs: Logs::new(journal),
         no_manager: io.api.no_manager.clone(),
     };
     let status = serve(io, Arc::new(api))?;

@@ -23,12 +23,14 @@
 //!
 //! Wishes (`cordon/`, `job/`, `metadata/`, and `moves`) are one range, so one watch follows them. All that is
 //! known of a unit is below its name: nothing is left behind when it is destroyed. Nothing is
-//! written that does not change. Values that no daemon can have written are ignored with a warning.
+//! written that does not change. Beside all this lie the logs that machines ask of each other
+//! (`tails`). Values that no daemon can have written are ignored with a warning.
 
 mod follow;
 mod keys;
 mod mirror;
 mod orders;
+mod tails;
 mod view;
 
 use std::sync::Arc;
@@ -42,6 +44,7 @@ use keys::Layout;
 pub use mirror::{Desired, Mirror};
 pub(crate) use orders::read_record;
 pub use orders::{Announcement, Cordon, Moves, Rebalance};
+pub use tails::{Asked, Tail};
 
 /// Format of the keys that this daemon knows.
 const FORMAT: u32 = 1;

@@ -179,7 +179,7 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// A text cut to what readers accept.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().filter(|c| !c.is_control()) {
         if out.len() + c.len_utf8() > LONGEST_TEXT {

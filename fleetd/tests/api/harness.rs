@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use etcd_kv::{Kv, MemKv};
 use fleet_model::{MachineId, UnitFile};
-use fleetd::api::{Access, Api, Hub, JournalReader, Listener, Original, Role, Tls};
+use fleetd::api::{Access, Api, Hub, Listener, Original, Role, Tls};
 use fleetd::audit::Audit;
+use fleetd::logs::{JournalReader, Logs};
 use fleetd::metrics::Metrics;
 use fleetd::presence::Standing;
 use fleetd::registry::{Mirror, Registry};
@@ -111,7 +112,7 @@ impl Server {
                 enabled: options.audit,
             },
             metrics: metrics.clone(),
-            journal: options.journal,
+            logs: Logs::new(options.journal),
             no_manager: options.no_manager,
         });
         let socket = dir.path().join("fleet.sock");

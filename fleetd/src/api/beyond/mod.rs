@@ -11,7 +11,7 @@
 //! | `units/NAME/restart` | POST | 202 |
 //! | `units/NAME/result` | GET | what came of a batch unit, 404 if nothing yet |
 //! | `units/NAME/states` | GET | the unit on all its machines, and the last restart asked for |
-//! | `units/NAME/journal?lines=N` | GET | text; 409 names the machine if it is another one |
+//! | `units/NAME/journal?lines=N&machine=ID` | GET | text, from whichever machine it is on |
 //! | `events` | GET | server-sent events, see [`Hub`] |
 
 mod events;
@@ -27,7 +27,6 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 pub use events::Hub;
-pub use journal::JournalReader;
 
 use self::orders::MachineOrder;
 
