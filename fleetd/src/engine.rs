@@ -419,7 +419,7 @@ impl Cluster {
                 }
             }
             // Agents deal with restarts, and clients with announcements.
-            Key::Restart(_) | Key::Announcement(..) | Key::Other => {}
+            Key::Restart(_) | Key::Turns(_) | Key::Announcement(..) | Key::Other => {}
         }
     }
 

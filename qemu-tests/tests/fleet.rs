@@ -40,10 +40,20 @@ fn drain_replace_partition_and_reboot_of_three_machines() -> anyhow::Result<()> 
         2 * MINUTE,
         "fleetctl start --wait-active sleeper@1 once.service",
     )?;
+    logs(&machines)?;
     drain(&machines)?;
     replace(&machines)?;
     partition(&w, &machines)?;
     reboot(&mut machines)
+}
+
+/// A unit's log is read on any machine, though it is in one machine's journal only.
+fn logs(machines: &[Machine]) -> anyhow::Result<()> {
+    let log = "curl -sS --unix-socket /run/fleet.sock http://localhost/flotilla/v1/units/once.service/journal";
+    for m in machines {
+        m.wait_until("the log", MINUTE, &format!("{log} | grep it-runs-here"))?;
+    }
+    Ok(())
 }
 
 /// Every unit that can leaves the machine and nothing new comes, until it is uncordoned.

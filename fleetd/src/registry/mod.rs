@@ -13,6 +13,7 @@
 //! | `job/NAME/restart` | decimal nonce; a new one asks for a restart | until destroyed |
 //! | `job/NAME/result` | JSON: [`fleet_model::BatchResult`] of a batch unit | until started anew or destroyed |
 //! | `job/NAME/answered` | decimal: the last failed attempt after which the leader changed the schedule | as `result` |
+//! | `job/NAME/turns` | JSON: [`Turns`], which machines may take the text over already | while a global unit's new text is rolled out |
 //! | `cordon/MACHINE` | JSON: [`Cordon`] | until lifted |
 //! | `metadata/MACHINE/KEY` | text; empty hides the key | permanent |
 //! | `rebalance` | JSON: [`Rebalance`] | until the leader has done it |
@@ -43,7 +44,7 @@ pub use keys::Key;
 use keys::Layout;
 pub use mirror::{Desired, Mirror};
 pub(crate) use orders::read_record;
-pub use orders::{Announcement, Cordon, Moves, Rebalance};
+pub use orders::{Announcement, Cordon, Moves, Rebalance, Turns};
 pub use tails::{Asked, Tail};
 
 /// Format of the keys that this daemon knows.
@@ -84,6 +85,15 @@ impl RegistryError {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Kv { source, .. } if source.is_unavailable())
     }
+}
+
+/// How the machines that run a global unit take its new text over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// All at once.
+    AtOnce,
+    /// Each when it is given its turn: see [`Registry::give_turns`].
+    InTurns,
 }
 
 /// Access to one cluster's registry. Cloning is cheap.
@@ -195,17 +205,24 @@ impl Registry {
     }
 
     /// Gives a unit another text and target; `None` if there is no such unit. A result of the old
-    /// text goes.
+    /// text goes, and so do its turns.
     pub async fn replace(
         &self,
         name: &UnitName,
         file: &UnitFile,
         target: TargetState,
+        pace: Pace,
     ) -> Result<Option<i64>, RegistryError> {
+        let turns = self.layout.job(name, "turns");
+        let turns = match pace {
+            Pace::AtOnce => Op::delete(turns),
+            Pace::InTurns => Op::put(turns, orders::json(&Turns::default())),
+        };
         let txn = Txn::new()
             .when(Compare::exists(self.layout.job(name, "unit")))
             .then(Op::put(self.layout.job(name, "unit"), file.to_string()))
-            .then(Op::put(self.layout.job(name, "target"), target.as_str()));
+            .then(Op::put(self.layout.job(name, "target"), target.as_str()))
+            .then(turns);
         let txn = self.without_result(txn, name);
         let reply = self.txn("replace a unit", txn).await?;
         Ok(reply.succeeded.then_some(reply.revision))

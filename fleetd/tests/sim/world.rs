@@ -12,7 +12,7 @@ use fleet_model::{
 };
 use fleetd::config::Settings;
 use fleetd::daemon::{ApiIo, End, Io, run};
-use fleetd::registry::{Cordon, Desired, Key, Rebalance, Registry};
+use fleetd::registry::{Cordon, Desired, Key, Pace, Rebalance, Registry};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -247,7 +247,10 @@ impl World {
         });
         let made = self.registry.create(&name, &file, target).await.unwrap();
         if made.is_none() && self.rng.percent(50) {
-            self.registry.replace(&name, &file, target).await.unwrap();
+            self.registry
+                .replace(&name, &file, target, Pace::AtOnce)
+                .await
+                .unwrap();
         }
     }
 
