@@ -55,6 +55,11 @@ impl Patience {
         self.0.map(|limit| limit.saturating_sub(since.elapsed()))
     }
 
+    /// What is left of it, for the next thing to wait for.
+    pub(crate) fn rest(self, since: Instant) -> Self {
+        Self(self.left(since))
+    }
+
     /// Whether so much waiting is too much.
     pub(crate) fn is_over(self, since: Instant) -> bool {
         self.0.is_some_and(|limit| since.elapsed() >= limit)

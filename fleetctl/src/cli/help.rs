@@ -60,9 +60,10 @@ const TEXTS: [(&str, &str); 27] = [
     ),
     (
         "drain",
-        "No unit is placed on the machine any more, and its units move one after the other to where\n\
-         they fit; global units stay. Waits until the machine has none left, and says which units\n\
-         have nowhere to go. \"uncordon\" ends it.\n\n\
+        "No unit is placed on the machine any more, and its units move to where they fit: all at once,\n\
+         each stopped before it is started elsewhere; global units stay. Waits until the machine has\n\
+         stopped them and they are up elsewhere, and says what keeps those that cannot leave.\n\
+         \"uncordon\" ends it.\n\n\
          Example:\n  fleetctl drain 2444264c && fleetctl ssh 2444264c sudo reboot",
     ),
     (

@@ -121,6 +121,44 @@ fn a_rebalance_waits_until_the_units_are_where_they_shall_be() {
 }
 
 #[test]
+fn a_drain_ends_when_the_units_are_stopped_here_and_up_elsewhere() {
+    let cluster = Cluster::start(2);
+    let (first, second) = (crate::harness::id(0), crate::harness::id(1));
+    cluster.well(&["cordon", &second]);
+    cluster.write(
+        "a.service",
+        "[Service]\nTimeoutStopSec=4\nExecStart=/bin/a\n",
+    );
+    cluster.write("g.service", GLOBAL);
+    cluster.well(&["start", "--wait-active", "a", "g"]);
+    let runs = |n: usize| cluster.machines[n].manager.is_active("a.service");
+    assert!(runs(0));
+    // Nowhere to go: it says so, and goes on running.
+    let ran = cluster.fleetctl(&["drain", "--block-attempts", "1", &first]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("a.service: cannot leave"), "{ran:?}");
+    assert!(runs(0));
+    cluster.well(&["uncordon", &second]);
+    // Off the schedule, and still being stopped.
+    let ran = cluster.fleetctl(&["drain", "--block-attempts", "1", &first]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("still has units: a.service"), "{ran:?}");
+    let out = cluster.well(&["drain", &first]);
+    assert!(!runs(0) && runs(1), "drained before it was so: {out}");
+    assert!(
+        out.ends_with("Machine 00000000.../10.0.0.1 drained\n"),
+        "{out}"
+    );
+    // The global unit is not waited for; nothing is left to do.
+    assert!(cluster.machines[0].manager.is_active("g.service"));
+    let out = cluster.well(&["--json", "drain", &first]);
+    let expect = format!(
+        "{{\"machines\":[{{\"machine\":\"{first}\",\"state\":\"drained\"}}],\"units\":{{}}}}\n"
+    );
+    assert_eq!(out, expect);
+}
+
+#[test]
 fn status_and_journal_run_here_where_this_is_the_machine() {
     let id = std::fs::read_to_string("/etc/machine-id").unwrap();
     let cluster = Cluster::with(&[(id.trim().to_owned(), "10.0.0.1".to_owned())]);
