@@ -90,8 +90,17 @@ impl Client {
             Some(unit) => format!("/fleet/v1/state?unitName={}", encode(unit)),
             None => "/fleet/v1/state".to_owned(),
         };
+        self.state_pages(&path)
+    }
+
+    /// What one machine says of its units.
+    pub(crate) fn states_on(&self, machine: &str) -> Result<Vec<wire::UnitState>, Failure> {
+        self.state_pages(&format!("/fleet/v1/state?machineID={}", encode(machine)))
+    }
+
+    fn state_pages(&self, path: &str) -> Result<Vec<wire::UnitState>, Failure> {
         let split = |page: wire::UnitStatePage| (page.states, page.next_page_token);
-        self.pages("list states", &path, split)
+        self.pages("list states", path, split)
     }
 
     pub(crate) fn machines(&self) -> Result<Vec<wire::Machine>, Failure> {

@@ -1,10 +1,11 @@
 //! `replace`: gives running units another text, a few at a time.
 //!
 //! Each unit keeps its target state and, where it still fits, its machine. Its turn ends when the
-//! machine reports the new text as active (or loaded, where no more is wanted). The first unit that
-//! does not come to it ends the command; nothing is rolled back, and what stands where is told.
+//! machine reports the new text as active (or loaded, where no more is wanted). Whatever is down
+//! already counts, and has its turn first. The first unit that does not come to it, or fails again,
+//! ends the command; nothing is rolled back, and what stands where is told.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use fleet_model::{TargetState, UnitFile, UnitName, mangle, wire};
@@ -16,7 +17,7 @@ use crate::cli::Replace;
 use crate::error::Failure;
 use crate::explain::waits_for;
 use crate::out::Out;
-use crate::wait::{Look, Patience, Pulse, Rests, Waiter};
+use crate::wait::{Look, Patience, Pulse, Rests, Round, Waiter};
 
 /// One unit's new text.
 #[derive(Debug, Clone)]
@@ -189,7 +190,19 @@ struct Roll<'a> {
     /// For each unit.
     patience: Patience,
     done: Vec<String>,
+    /// Those of them that shall be active.
+    up: Vec<String>,
     rests: Rests,
+}
+
+/// What may be done next.
+enum Next {
+    /// This one of those that wait may be replaced.
+    Begin(usize),
+    /// None, as long as so many are down; this is one of them.
+    Pause(String),
+    /// None any more: this unit has its new text and has failed.
+    End(String, Failure),
 }
 
 impl<'a> Roll<'a> {
@@ -200,6 +213,7 @@ impl<'a> Roll<'a> {
             most: args.max_unavailable,
             patience: Patience::from_attempts(args.block_attempts),
             done: Vec::new(),
+            up: Vec::new(),
             rests: Rests::default(),
         }
     }
@@ -208,26 +222,44 @@ impl<'a> Roll<'a> {
         let mut waiting = VecDeque::from(changes);
         let mut down: Vec<(Change, Instant)> = Vec::new();
         let mut pulse = Pulse::listening(self.client);
+        // Since when nothing may be begun because of what has been replaced and is down again.
+        let mut held_up: Option<Instant> = None;
         loop {
-            let mut width: u32 = down.iter().map(|(c, _)| c.width).sum();
-            while waiting
-                .front()
-                .is_some_and(|next| width + next.width <= self.most)
-            {
-                let Some(next) = waiting.pop_front() else {
+            let mut trouble = None;
+            while !waiting.is_empty() {
+                let width = down.iter().map(|(c, _)| c.width).sum();
+                let next = match self.next(&waiting, width) {
+                    Ok(Next::Begin(next)) => next,
+                    Ok(Next::Pause(_)) if !down.is_empty() => break,
+                    Ok(Next::Pause(blocker)) => {
+                        let since = *held_up.get_or_insert_with(Instant::now);
+                        if self.patience.is_over(since) {
+                            let failure = self.timed_out(&blocker);
+                            return Err(self.stopped(&blocker, failure, &down, &waiting));
+                        }
+                        break;
+                    }
+                    Ok(Next::End(name, failure)) => {
+                        return Err(self.stopped(&name, failure, &down, &waiting));
+                    }
+                    Err(failure) => {
+                        trouble = Some((String::new(), failure));
+                        break;
+                    }
+                };
+                held_up = None;
+                let Some(next) = waiting.remove(next) else {
                     break;
                 };
-                width += next.width;
                 if let Err(failure) = self.client.create(&next.name, &next.file, next.target) {
                     waiting.push_front(next.clone());
                     return Err(self.stopped(&next.name, failure, &down, &waiting));
                 }
                 down.push((next, Instant::now()));
             }
-            if down.is_empty() {
+            if down.is_empty() && waiting.is_empty() {
                 return Ok(());
             }
-            let mut trouble = None;
             for i in (0..down.len()).rev() {
                 let (change, since) = &down[i];
                 match self.look(change) {
@@ -237,7 +269,7 @@ impl<'a> Roll<'a> {
                     }
                     Ok(Look::NotYet) => {
                         if self.patience.is_over(*since) {
-                            let failure = self.timed_out(change);
+                            let failure = self.timed_out(&change.name);
                             return Err(self.stopped(&change.name, failure, &down, &waiting));
                         }
                     }
@@ -254,6 +286,54 @@ impl<'a> Roll<'a> {
             let left = down.iter().map(|(_, since)| self.patience.left(*since));
             pulse.pause(left.min().flatten());
         }
+    }
+
+    /// Which unit may be replaced next while `width` are down for it already: one that is down, for
+    /// that takes nothing away; else the first, if no more than allowed are down then.
+    fn next(&self, waiting: &VecDeque<Change>, width: u32) -> Result<Next, Failure> {
+        let has_room = |change: &Change| width + change.width <= self.most;
+        if !waiting.iter().any(has_room) {
+            return Ok(Next::Pause(String::new()));
+        }
+        let round = Round::of(self.client, waiting.len() + self.up.len());
+        let mut total = width;
+        let mut blocker = None;
+        for name in &self.up {
+            let wanted = round.find(name)?;
+            if wanted.is_none_or(|unit| unit.desired_state != TargetState::Launched.as_str()) {
+                continue;
+            }
+            let states = round.states(name)?;
+            if let Look::Never(failure) = Rests::default().look(name, &states) {
+                return Ok(Next::End(name.clone(), failure));
+            }
+            // What has done its work is not missed.
+            let down = missing(&states, &["active", "reloading", "inactive"]);
+            total += down;
+            blocker = blocker.or_else(|| (down > 0).then(|| name.clone()));
+        }
+        let mut missed = BTreeMap::new();
+        for change in waiting {
+            if change.target == TargetState::Launched {
+                let down = missing(&round.states(&change.name)?, &["active", "reloading"]);
+                total += down;
+                missed.insert(&change.name, down);
+            }
+        }
+        let missed = |change: &Change| missed.get(&change.name).copied().unwrap_or(0);
+        let after = |change: &Change| total - missed(change) + change.width;
+        let eager = waiting
+            .iter()
+            .position(|c| missed(c) > 0 && has_room(c) && after(c) <= total.max(self.most));
+        let first = || {
+            waiting
+                .front()
+                .filter(|c| has_room(c) && after(c) <= self.most)
+        };
+        Ok(match eager.or_else(|| first().map(|_| 0)) {
+            Some(next) => Next::Begin(next),
+            None => Next::Pause(blocker.unwrap_or_default()),
+        })
     }
 
     /// How far a unit has come with its new text.
@@ -279,6 +359,9 @@ impl<'a> Roll<'a> {
 
     fn finished(&mut self, change: &Change) -> Result<(), Failure> {
         self.done.push(change.name.clone());
+        if change.target == TargetState::Launched {
+            self.up.push(change.name.clone());
+        }
         self.out.unit(&change.name, &[("action", "replaced")]);
         let unit = super::get(self.client, &change.name)?;
         let waiter = Waiter {
@@ -289,10 +372,10 @@ impl<'a> Roll<'a> {
         waiter.say_where(&unit, "replaced")
     }
 
-    fn timed_out(&self, change: &Change) -> Failure {
-        let explanation = self.client.explain(&change.name).ok().flatten();
+    fn timed_out(&self, name: &str) -> Failure {
+        let explanation = self.client.explain(name).ok().flatten();
         Failure::TimedOut {
-            name: change.name.clone(),
+            name: name.to_owned(),
             state: "active with its new text".into(),
             reason: explanation.as_ref().and_then(waits_for),
         }
@@ -324,4 +407,13 @@ impl<'a> Roll<'a> {
             source: Box::new(failure),
         }
     }
+}
+
+/// On how many machines a unit is in none of these states; on one, if it is on no machine.
+fn missing(states: &[wire::UnitState], well: &[&str]) -> u32 {
+    if states.is_empty() {
+        return 1;
+    }
+    let bad = |s: &&wire::UnitState| !well.contains(&s.systemd_active_state.as_str());
+    u32::try_from(states.iter().filter(bad).count()).unwrap_or(u32::MAX)
 }
