@@ -109,6 +109,29 @@ fn replace(machines: &[Machine]) -> anyhow::Result<()> {
             "{unit} was not replaced: {now}"
         );
     }
+    // A global unit takes its new text over machine by machine.
+    let global = |text: &str| {
+        format!(
+            "[Unit]\nDescription={text}\n\n[Service]\nExecStart=/bin/sleep 1000000\n\n[X-Fleet]\nGlobal=true\n"
+        )
+    };
+    m.upload("everywhere.service", global("first text").as_bytes())?;
+    m.ssh("fleetctl start --wait-active everywhere.service")?;
+    m.wait_until(
+        "a global unit on all machines",
+        MINUTE,
+        "test $(fleetctl list-units --no-legend --fields unit,active | grep -c '^everywhere.service.*active') = 3",
+    )?;
+    m.upload("everywhere.service", global("second text").as_bytes())?;
+    let said = m.ssh("fleetctl replace everywhere.service")?;
+    ensure!(said.matches("replaced on").count() == 3, "{said}");
+    for m in machines {
+        let now = m.ssh("systemctl show -p Description -p ActiveState everywhere.service")?;
+        ensure!(
+            now.contains("second text") && now.contains("=active"),
+            "{now}"
+        );
+    }
     Ok(())
 }
 

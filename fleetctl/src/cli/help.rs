@@ -124,8 +124,8 @@ const TEXTS: [(&str, &str); 27] = [
         "replace",
         "Gives units a new text while at most N of them are down. Those that are down already count, and\n\
          have their turn first. Each is replaced where it is, if it still fits there, and must be active\n\
-         before the next has its turn. At the first that does not become active it stops, and says what\n\
-         has been replaced and what has not.\n\n\
+         before the next has its turn; a global unit is replaced machine by machine. At the first that\n\
+         does not become active it stops, and says what has been replaced and what has not.\n\n\
          Examples:\n  fleetctl replace web@1.service web@2.service\n  \
          fleetctl replace --max-unavailable 2 ./web@.service",
     ),

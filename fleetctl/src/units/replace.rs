@@ -21,13 +21,15 @@ use crate::wait::{Look, Patience, Pulse, Rests, Round, Waiter};
 
 /// One unit's new text.
 #[derive(Debug, Clone)]
-struct Change {
-    name: String,
+pub(super) struct Change {
+    pub(super) name: String,
     path: String,
-    file: UnitFile,
-    target: TargetState,
-    /// On how many machines it is at once; 1 unless global.
+    pub(super) file: UnitFile,
+    pub(super) target: TargetState,
+    /// On how many machines it runs at once; 1 unless global.
     width: u32,
+    /// The registry has the text already, and not all machines.
+    pub(super) stored: bool,
 }
 
 /// What is to be done, in order.
@@ -52,12 +54,20 @@ pub(crate) fn replace(client: &Client, out: &Out, args: &Replace) -> Result<(), 
     for change in all() {
         check(&change.path, &change.name, &change.file)?;
     }
-    if let Some(wide) = plan.units.iter().find(|c| c.width > args.max_unavailable) {
-        return Err(Failure::Refused(format!(
-            "global unit {} is replaced on all its {} machines at once: \
-             allow that with --max-unavailable {}",
-            wide.name, wide.width, wide.width
-        )));
+    let is_wide = |change: &Change| change.stored || change.width > args.max_unavailable;
+    let (wide, narrow): (Vec<_>, Vec<_>) = plan.units.iter().cloned().partition(is_wide);
+    if let Some(wide) = wide.first() {
+        match client.turns(&wide.name) {
+            // The original's fleetd knows no turns.
+            Err(Failure::TooOld { .. }) => {
+                return Err(Failure::Refused(format!(
+                    "global unit {} is replaced on all its {} machines at once: \
+                     allow that with --max-unavailable {}",
+                    wide.name, wide.width, wide.width
+                )));
+            }
+            other => drop(other?),
+        }
     }
     if args.dry_run {
         for change in all() {
@@ -74,7 +84,9 @@ pub(crate) fn replace(client: &Client, out: &Out, args: &Replace) -> Result<(), 
         out.unit(&change.name, &[("action", "replaced")]);
         out.line(&format!("Replaced {}", change.name));
     }
-    Roll::new(client, out, args).run(plan.units)
+    let mut roll = Roll::new(client, out, args, wide);
+    roll.run(narrow)?;
+    roll.run_wide()
 }
 
 /// Finds out which units the arguments mean and which text each is to have.
@@ -109,6 +121,7 @@ fn plan(client: &Client, arguments: &[String]) -> Result<Plan, Failure> {
                     file,
                     target,
                     width: 1,
+                    stored: false,
                 });
             }
             for unit in client.units()? {
@@ -159,12 +172,18 @@ impl Plan {
         path: &str,
         file: &UnitFile,
     ) -> Result<(), Failure> {
-        if file_of(&unit)?.hash() == file.hash() {
+        let stored = file_of(&unit)?.hash() == file.hash();
+        let target: TargetState = unit.desired_state.parse().unwrap_or(TargetState::Inactive);
+        let global = is_global(&unit) && target == TargetState::Launched;
+        let broken_off = || match client.turns(&unit.name) {
+            Err(Failure::TooOld { .. }) => Ok(false),
+            turns => Ok(turns?.is_some()),
+        };
+        if stored && !(global && broken_off()?) {
             self.same.push(unit.name);
             return Ok(());
         }
-        let target: TargetState = unit.desired_state.parse().unwrap_or(TargetState::Inactive);
-        let width = if is_global(&unit) && target != TargetState::Inactive {
+        let width = if global {
             u32::try_from(client.states(Some(&unit.name))?.len())
                 .unwrap_or(u32::MAX)
                 .max(1)
@@ -177,22 +196,27 @@ impl Plan {
             file: file.clone(),
             target,
             width,
+            stored,
         });
         Ok(())
     }
 }
 
 /// A rolling replacement on its way.
-struct Roll<'a> {
-    client: &'a Client,
-    out: &'a Out,
-    most: u32,
-    /// For each unit.
-    patience: Patience,
+pub(super) struct Roll<'a> {
+    pub(super) client: &'a Client,
+    pub(super) out: &'a Out,
+    pub(super) most: u32,
+    /// For each unit; of global ones for each machine.
+    pub(super) patience: Patience,
+    /// Global units on more machines than may be down: the last, one after the other.
+    wide: VecDeque<Change>,
+    /// How far the one is that is under way.
+    pub(super) progress: String,
     done: Vec<String>,
     /// Those of them that shall be active.
     up: Vec<String>,
-    rests: Rests,
+    pub(super) rests: Rests,
 }
 
 /// What may be done next.
@@ -206,12 +230,14 @@ enum Next {
 }
 
 impl<'a> Roll<'a> {
-    fn new(client: &'a Client, out: &'a Out, args: &Replace) -> Self {
+    fn new(client: &'a Client, out: &'a Out, args: &Replace, wide: Vec<Change>) -> Self {
         Self {
             client,
             out,
             most: args.max_unavailable,
             patience: Patience::from_attempts(args.block_attempts),
+            wide: wide.into(),
+            progress: String::new(),
             done: Vec::new(),
             up: Vec::new(),
             rests: Rests::default(),
@@ -286,6 +312,19 @@ impl<'a> Roll<'a> {
             let left = down.iter().map(|(_, since)| self.patience.left(*since));
             pulse.pause(left.min().flatten());
         }
+    }
+
+    fn run_wide(&mut self) -> Result<(), Failure> {
+        while let Some(change) = self.wide.pop_front() {
+            if let Err(failure) = self.turn_by_turn(&change) {
+                let begun = [(change.clone(), Instant::now())];
+                return Err(self.stopped(&change.name, failure, &begun, &VecDeque::new()));
+            }
+            self.progress.clear();
+            self.done.push(change.name.clone());
+            self.out.unit(&change.name, &[("action", "replaced")]);
+        }
+        Ok(())
     }
 
     /// Which unit may be replaced next while `width` are down for it already: one that is down, for
@@ -372,7 +411,7 @@ impl<'a> Roll<'a> {
         waiter.say_where(&unit, "replaced")
     }
 
-    fn timed_out(&self, name: &str) -> Failure {
+    pub(super) fn timed_out(&self, name: &str) -> Failure {
         let explanation = self.client.explain(name).ok().flatten();
         Failure::TimedOut {
             name: name.to_owned(),
@@ -389,7 +428,8 @@ impl<'a> Roll<'a> {
         waiting: &VecDeque<Change>,
     ) -> Failure {
         let under_way: Vec<String> = down.iter().map(|(c, _)| c.name.clone()).collect();
-        let untouched: Vec<String> = waiting.iter().map(|c| c.name.clone()).collect();
+        let waiting = waiting.iter().chain(&self.wide);
+        let untouched: Vec<String> = waiting.map(|c| c.name.clone()).collect();
         let words = [
             ("replaced", &self.done),
             ("begun", &under_way),
@@ -403,7 +443,7 @@ impl<'a> Roll<'a> {
         let standing = words.map(|(word, names)| format!("{word}: {}", bracketed(names)));
         Failure::Rolling {
             name: name.to_owned(),
-            standing: standing.join(", "),
+            standing: standing.join(", ") + &self.progress,
             source: Box::new(failure),
         }
     }
