@@ -18,7 +18,8 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
 use crate::api::{
-    Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Original, Tls, serve_metrics,
+    Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Listings, Original, Tls,
+    serve_metrics,
 };
 use crate::audit::Audit;
 use crate::clock::{Clock, MachineClock};
@@ -205,6 +206,7 @@ pub async fn run(
         hub: Hub::new(registry.clone()),
         explaining: Semaphore::new(EXPLAIN_TURNS),
         original: Original::default(),
+        listings: Listings::default(),
         registry: registry.clone(),
         mirror,
         standing: standing.clone(),
