@@ -63,6 +63,8 @@ pub enum End {
     Reload,
     /// Asked to end.
     Exit,
+    /// Asked to end and leave nothing behind, whatever the service manager is about to do.
+    Leave,
 }
 
 /// What lasts over a reload.
@@ -232,14 +234,17 @@ pub async fn run(
 
     let end = end.await?;
     let mut unload = false;
-    if end == End::Exit && runs_units {
+    if end != End::Reload && runs_units {
         announce(&[State::Stopping]);
-        unload = match io.manager.own_job().await {
-            Ok((job, system)) => unloads(job.as_deref(), &system),
-            Err(error) => {
-                tracing::warn!("units keep running: {}", telemetry::chain(&error));
-                false
-            }
+        unload = match end {
+            End::Leave => true,
+            _ => match io.manager.own_job().await {
+                Ok((job, system)) => unloads(job.as_deref(), &system),
+                Err(error) => {
+                    tracing::warn!("units keep running: {}", telemetry::chain(&error));
+                    false
+                }
+            },
         };
         tracing::info!(
             unload,

@@ -316,12 +316,12 @@ fn try_out(addresses: Vec<Address>) -> Result<(), MainError> {
                     Address::Http(_) => eprintln!("fleetd dev: dashboard at {address}/ui"),
                 }
             }
-            run(&dev.settings, &dev.io, signalled()).await
+            dev.run(signalled()).await
         });
         match round {
             // There is no configuration to read again.
             Ok(End::Reload) => {}
-            Ok(End::Exit) => break Ok(()),
+            Ok(End::Exit | End::Leave) => break Ok(()),
             Err(error) => break Err(error.into()),
         }
     };
