@@ -223,6 +223,11 @@ fn manager(settings: &Settings) -> Arc<dyn ServiceManager> {
     })
 }
 
+/// How much is logged.
+fn steps(settings: &Settings) -> i32 {
+    settings.verbosity.clamp(0, 2)
+}
+
 /// A runtime of its own for each round: whatever belongs to the old settings ends with it.
 fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
     tokio::runtime::Builder::new_multi_thread()
@@ -235,11 +240,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
 fn serve(sources: &Sources) -> Result<(), MainError> {
     let sockets = sd_daemon::listen_fds()?;
     let (mut settings, mut warnings, tls) = load(sources)?;
-    telemetry::init(
-        "fleetd",
-        telemetry::Sink::detect(),
-        settings.verbosity.clamp(0, 2),
-    );
+    telemetry::init("fleetd", telemetry::Sink::detect(), steps(&settings));
     let mut io = Io {
         sockets: sockets.into_iter().map(|s| (s.name, s.fd)).collect(),
         manager: manager(&settings),
@@ -263,7 +264,11 @@ fn serve(sources: &Sources) -> Result<(), MainError> {
         }
         tracing::info!("reading the configuration again");
         match load(sources) {
-            Ok(loaded) => (settings, warnings, io.api.tls) = loaded,
+            Ok(loaded) => {
+                (settings, warnings, io.api.tls) = loaded;
+                telemetry::set_steps(steps(&settings));
+                tracing::debug!(verbosity = settings.verbosity, "the configuration is read");
+            }
             // A slip of the pen must not take the machine out of the cluster.
             Err(error) => tracing::error!("the old settings stay: {}", telemetry::chain(&error)),
         }
@@ -288,11 +293,7 @@ fn guard(run: PathBuf, units: PathBuf) -> Result<(), MainError> {
 /// `fleetd dev`.
 fn try_out(addresses: Vec<Address>) -> Result<(), MainError> {
     let (mut settings, warnings) = Settings::from_text("environment", "", std::env::vars())?;
-    telemetry::init(
-        "fleetd",
-        telemetry::Sink::Stderr,
-        settings.verbosity.clamp(0, 2),
-    );
+    telemetry::init("fleetd", telemetry::Sink::Stderr, steps(&settings));
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));

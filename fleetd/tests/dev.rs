@@ -299,15 +299,28 @@ fn sighup_reads_the_configuration_again_and_keeps_sockets_and_what_is_good() {
     let status = format!("STATUS=running; the API on {address} has no TLS");
     assert!(said.contains("READY=1") && said.contains(&status), "{said}");
     assert!(ask("/fleet/v1/units").unwrap().starts_with("HTTP/1.1 503"));
-    write_config(&path("fleet.conf"), &format!("{base}plain_role=operate\n"));
+    let text = format!("{base}plain_role=operate\nverbosity=1\n");
+    write_config(&path("fleet.conf"), &text);
     hang_up();
     until("the new role", &|| role("operate"));
+    // The level of the log follows, too, up and down.
+    assert!(logged("the configuration is read verbosity=1"));
+    write_config(
+        &path("fleet.conf"),
+        &text.replace("verbosity=1", "verbosity=0"),
+    );
+    hang_up();
+    until("the second reading", &|| {
+        let log = std::fs::read_to_string(path("log")).unwrap();
+        log.matches("reading the configuration again").count() == 2 && role("operate")
+    });
     write_config(&path("fleet.conf"), &format!("{base}plain_role=king\n"));
     hang_up();
     until("the complaint", &|| {
         logged("the old settings stay") && logged("fleet.conf:7: plain_role")
     });
     until("it answers as before", &|| role("operate"));
+    assert!(!logged("the configuration is read verbosity=0"));
     // Metrics, at the socket of their own, tell of the open door.
     let mut stream = UnixStream::connect(path("metrics.sock")).unwrap();
     write!(
