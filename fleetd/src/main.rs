@@ -36,8 +36,8 @@ Options:
   --help            print this text
 
 The API is served on the sockets that the service manager passes (fleet.socket); the dashboard is
-at /ui on the same sockets. SIGHUP reads the configuration again. Exit status: 0 done, 1 failed,
-2 wrong usage.
+at /ui on the same sockets. SIGHUP reads the configuration again. Exit status: 0 done, 1 failed
+or used wrongly, as the original's.
 
 Examples:
   FLEET_METADATA=role=core fleetd --config ./fleet.conf
@@ -130,10 +130,7 @@ enum Request {
 
 fn main() -> ExitCode {
     let done = match arguments(std::env::args().skip(1)) {
-        Err(complaint) => {
-            eprintln!("fleetd: {complaint}\nhint: fleetd --help");
-            return ExitCode::from(2);
-        }
+        Err(complaint) => return misused(&complaint),
         Ok(Request::Print(text)) => {
             telemetry::quiet_broken_pipe();
             print!("{text}");
@@ -143,16 +140,19 @@ fn main() -> ExitCode {
         Ok(Request::Guard(run, units)) => guard(run, units),
         Ok(Request::Dev(listen)) => match listen.iter().map(|a| Address::parse(a)).collect() {
             Ok(addresses) => try_out(addresses),
-            Err(complaint) => {
-                eprintln!("fleetd: {complaint}\nhint: fleetd --help");
-                return ExitCode::from(2);
-            }
+            Err(complaint) => return misused(&complaint),
         },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::report("fleetd", &error, error.hint()),
     }
+}
+
+/// The original's status for wrong usage is that of any failure.
+fn misused(complaint: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("fleetd: {complaint}\nhint: fleetd --help");
+    ExitCode::FAILURE
 }
 
 fn arguments(args: impl Iterator<Item = String>) -> Result<Request, String> {

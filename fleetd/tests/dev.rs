@@ -152,7 +152,7 @@ fn dev_serves_one_machine_and_says_that_nothing_can_start_units() {
 }
 
 #[test]
-fn usage_errors_exit_2_and_failures_1() {
+fn wrong_usage_and_failures_exit_1() {
     let dir = tempfile::tempdir().unwrap();
     let bad = dir.path().join("bad.conf");
     std::fs::write(&bad, "verbosity=0\n\nnonsense\n").unwrap();
@@ -164,18 +164,18 @@ fn usage_errors_exit_2_and_failures_1() {
     for (args, code, expect) in [
         (
             vec!["--nosuch".to_owned()],
-            2,
+            1,
             "unknown argument \"--nosuch\"",
         ),
-        (vec!["--config".into()], 2, "--config needs a file"),
+        (vec!["--config".into()], 1, "--config needs a file"),
         (
             vec!["dev".into(), "--listen=tcp://x".into()],
-            2,
+            1,
             "invalid address",
         ),
         (
             vec!["dev".into(), "--listen=http://0.0.0.0:1".into()],
-            2,
+            1,
             "not a loopback address",
         ),
         (
