@@ -17,7 +17,9 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
-use crate::api::{Access, Api, EXPLAIN_TURNS, Hub, Listener, Original, Tls, serve_metrics};
+use crate::api::{
+    Access, Api, EXPLAIN_TURNS, Hub, Listener, Listings, Original, Tls, serve_metrics,
+};
 use crate::audit::Audit;
 use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
@@ -61,6 +63,8 @@ pub enum End {
     Reload,
     /// Asked to end.
     Exit,
+    /// Asked to end and leave nothing behind, whatever the service manager is about to do.
+    Leave,
 }
 
 /// What lasts over a reload.
@@ -217,6 +221,7 @@ pub async fn run(
         hub: Hub::new(registry.clone()),
         explaining: Semaphore::new(EXPLAIN_TURNS),
         original: Original::default(),
+        listings: Listings::default(),
         registry: registry.clone(),
         mirror,
         standing: standing.clone(),
@@ -239,14 +244,17 @@ pub async fn run(
 
     let end = end.await?;
     let mut unload = false;
-    if end == End::Exit && runs_units {
+    if end != End::Reload && runs_units {
         announce(&[State::Stopping]);
-        unload = match io.manager.own_job().await {
-            Ok((job, system)) => unloads(job.as_deref(), &system),
-            Err(error) => {
-                tracing::warn!("units keep running: {}", telemetry::chain(&error));
-                false
-            }
+        unload = match end {
+            End::Leave => true,
+            _ => match io.manager.own_job().await {
+                Ok((job, system)) => unloads(job.as_deref(), &system),
+                Err(error) => {
+                    tracing::warn!("units keep running: {}", telemetry::chain(&error));
+                    false
+                }
+            },
         };
         tracing::info!(
             unload,

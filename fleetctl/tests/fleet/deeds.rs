@@ -310,6 +310,7 @@ fn empty_variables_are_none_and_the_command_line_wins() {
         "FLEETCTL_KNOWN_HOSTS_FILE",
         "FLEETCTL_ETCD_KEY_PREFIX",
         "FLEETCTL_DEBUG",
+        "FLEETCTL_JSON",
         "FLEETCTL_EXPERIMENTAL_API",
         "FLEETCTL_ETCD_CAFILE",
     ]
@@ -330,6 +331,13 @@ fn empty_variables_are_none_and_the_command_line_wins() {
         ("FLEETCTL_DEBUG", "true"),
     ];
     assert!(run(&debug, &list).err.contains("debug: GET unix://"));
+    let json = [
+        ("FLEETCTL_ENDPOINT", endpoint.as_str()),
+        ("FLEETCTL_JSON", "true"),
+    ];
+    assert!(run(&json, &list).out.starts_with("{\"machines\":["));
+    let plain = run(&json, &[&["--json=false"][..], &list].concat());
+    assert_eq!(plain.out, "10.0.0.1\n");
     let bad = [("FLEETCTL_SSH_TIMEOUT", "soon")];
     assert_eq!(run(&bad, &list).code, 2);
 }

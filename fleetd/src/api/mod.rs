@@ -33,6 +33,7 @@ pub use beyond::Hub;
 pub use original::Original;
 pub use paging::page_number;
 pub use serve::{Listener, Tls, serve_metrics};
+pub use states::Listings;
 
 use self::reply::Body;
 pub(crate) use self::reply::Reply;
@@ -80,6 +81,8 @@ pub struct Api {
     pub explaining: Semaphore,
     /// What the original's client must see.
     pub original: Original,
+    /// Lists of states being read page by page.
+    pub listings: Listings,
     /// Where logs are read.
     pub logs: Logs,
     /// Why units cannot be loaded or started here, if they cannot.

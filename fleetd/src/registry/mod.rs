@@ -49,6 +49,8 @@ pub use tails::{Asked, Tail};
 
 /// Format of the keys that this daemon knows.
 const FORMAT: u32 = 1;
+/// States read in one transaction; etcd allows 128.
+const READ_AT_ONCE: usize = 100;
 /// Version of the engine's rules that this daemon knows.
 pub const ENGINE_VERSION: u32 = 1;
 
@@ -399,25 +401,58 @@ impl Registry {
         Ok(out)
     }
 
-    /// Names of the units of which `machine` has a record.
-    pub async fn recorded_on(&self, machine: &MachineId) -> Result<Vec<UnitName>, RegistryError> {
+    /// Which machines have records of which units, in this order: by unit, then machine.
+    pub async fn recorded(&self) -> Result<Vec<(UnitName, MachineId)>, RegistryError> {
         let range = Range {
             keys_only: true,
             ..Range::new(Keys::prefix(self.layout.key("state/")))
         };
-        let reply = self
-            .kv
-            .range(range)
-            .await
-            .map_err(RegistryError::kv("read own records"))?;
-        let own = reply
+        let reply = self.kv.range(range).await;
+        let reply = reply.map_err(RegistryError::kv("read which units have states"))?;
+        let mut found: Vec<_> = reply
             .kvs
             .iter()
             .filter_map(|kv| match self.read_key(&kv.key) {
-                Key::State(name, on) if on == *machine => Some(name),
+                Key::State(name, machine) => Some((name, machine)),
                 _ => None,
-            });
-        Ok(own.collect())
+            })
+            .collect();
+        // Names of which one begins with the other are in another order among keys.
+        found.sort();
+        Ok(found)
+    }
+
+    /// The states of these units on these machines, in this order; what is gone is left out.
+    pub async fn states_of(
+        &self,
+        records: &[(UnitName, MachineId)],
+    ) -> Result<Vec<(UnitName, MachineId, UnitState)>, RegistryError> {
+        let mut out = Vec::with_capacity(records.len());
+        for batch in records.chunks(READ_AT_ONCE) {
+            let get = |(name, machine): &_| Op::get(self.layout.state(name, machine));
+            let txn = Txn {
+                then: batch.iter().map(get).collect(),
+                ..Txn::new()
+            };
+            let reply = self.txn("read unit states", txn).await?;
+            for (i, (name, machine)) in batch.iter().enumerate() {
+                if let Some(kv) = reply.kvs(i).first()
+                    && let Some(state) = read_record(format_args!("{name} on {machine}"), &kv.value)
+                {
+                    out.push((name.clone(), machine.clone(), state));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Names of the units of which `machine` has a record.
+    pub async fn recorded_on(&self, machine: &MachineId) -> Result<Vec<UnitName>, RegistryError> {
+        let own = self.recorded().await?.into_iter();
+        Ok(own
+            .filter(|(_, on)| on == machine)
+            .map(|(n, _)| n)
+            .collect())
     }
 
     /// The machines present, by ID.

@@ -10,6 +10,7 @@ mod life;
 mod pretend;
 mod restore;
 mod secured;
+mod trial;
 mod turns;
 
 use std::time::Duration;

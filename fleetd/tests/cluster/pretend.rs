@@ -55,6 +55,11 @@ impl Pretend {
             .is_some_and(|u| u.active == "active")
     }
 
+    /// Whether it knows the unit's file.
+    pub(crate) fn is_linked(&self, name: &str) -> bool {
+        self.lock().units.contains_key(name)
+    }
+
     /// Main processes of the units that run.
     pub(crate) fn main_pids(&self) -> BTreeMap<String, u32> {
         let inner = self.lock();
