@@ -164,15 +164,17 @@ pub async fn run(
         validity,
     );
     let mirror = Mirror::start(registry.clone());
-    if !settings.disable_engine {
-        let engine = Engine {
-            registry: registry.clone(),
-            me: me.clone(),
-            standing: standing.clone(),
-            pause: settings.engine_reconcile_interval,
-            join_budget: settings.rebalance_on_join,
-            metrics: metrics.clone(),
-        };
+    let engine = Engine {
+        registry: registry.clone(),
+        me: me.clone(),
+        standing: standing.clone(),
+        pause: settings.engine_reconcile_interval,
+        join_budget: settings.rebalance_on_join,
+        metrics: metrics.clone(),
+    };
+    if settings.disable_engine {
+        tokio::spawn(engine.stand_aside());
+    } else {
         tokio::spawn(engine.run());
     }
     if !settings.dns_listen.is_empty() {

@@ -93,6 +93,44 @@ async fn a_restart_stops_and_starts_once_wherever_the_unit_runs() {
     assert_eq!(cluster.starts("l.service"), 0, "it was only loaded");
 }
 
+/// The leader's record.
+async fn leader(kv: &dyn Kv) -> Option<etcd_kv::KeyValue> {
+    let key = format!("{PREFIX}v3/engine/leader");
+    kv.get(key).await.unwrap()
+}
+
+/// Waits until there is a leader such as this. Its number.
+async fn eventually_leads(cluster: &Cluster, kv: &dyn Kv, such: impl Fn(usize) -> bool) -> usize {
+    let mut found = 0;
+    eventually("it leads", async || {
+        let Some(record) = leader(kv).await else {
+            return false;
+        };
+        let record: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+        let machine = record["machine"].as_str().unwrap();
+        let place = cluster.ids().iter().position(|id| id == machine);
+        found = place.unwrap_or(usize::MAX);
+        place.is_some_and(&such)
+    })
+    .await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_told_not_to_lead_lets_another_one_do_it() {
+    let etcd = EtcdServer::start().await;
+    let kv: Arc<dyn Kv> = Arc::new(etcd.client());
+    let mut cluster = Cluster::start(&etcd, 2).await;
+    let first = eventually_leads(&cluster, &*kv, |_| true).await;
+    cluster.reload(first, |s| s.disable_engine = true).await;
+    eventually_leads(&cluster, &*kv, |index| index != first).await;
+    cluster.put("a.service", PLAIN, "launched").await;
+    eventually("it does its work", async || {
+        cluster.active().await.contains("a.service")
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_daemon_waits_for_units_that_are_busy_or_only_coming() {
     let etcd = EtcdServer::start().await;
