@@ -3,7 +3,9 @@
 //! At the end the service manager is asked what is going on. When the daemon's own unit is being
 //! restarted, or nobody asked for anything (a signal by hand, an upgrade), all units keep running
 //! and the lease stays, for the successor to take over. When its unit is being stopped, or the
-//! machine goes down, every unit is unloaded and the machine leaves the cluster at once.
+//! machine goes down, every unit is unloaded and the machine leaves the cluster at once; but if one
+//! does not stop in time, only when the lease runs out, by when the guard has killed what must not
+//! run twice.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -165,15 +167,17 @@ pub async fn run(
         validity,
     );
     let mirror = Mirror::start(registry.clone());
-    if !settings.disable_engine {
-        let engine = Engine {
-            registry: registry.clone(),
-            me: me.clone(),
-            standing: standing.clone(),
-            pause: settings.engine_reconcile_interval,
-            join_budget: settings.rebalance_on_join,
-            metrics: metrics.clone(),
-        };
+    let engine = Engine {
+        registry: registry.clone(),
+        me: me.clone(),
+        standing: standing.clone(),
+        pause: settings.engine_reconcile_interval,
+        join_budget: settings.rebalance_on_join,
+        metrics: metrics.clone(),
+    };
+    if settings.disable_engine {
+        tokio::spawn(engine.stand_aside());
+    } else {
         tokio::spawn(engine.run());
     }
     if !settings.dns_listen.is_empty() {
@@ -268,12 +272,16 @@ pub async fn run(
     }
     // An agent that has ended by itself needs no telling.
     let _ = stop.send(unload);
-    if let Some(agent) = agent {
-        let _ = agent.await;
-    }
-    if unload {
+    let empty = match agent {
+        Some(agent) => agent.await.unwrap_or(false),
+        None => true,
+    };
+    if unload && empty {
         let standing = standing.borrow().clone();
         leave(&registry, &standing, &lease_file).await;
+    } else if unload {
+        // Started elsewhere now, they would run twice. The guard has until the end of the lease.
+        tracing::warn!("units are left; the machine leaves when its lease runs out");
     }
     Ok(end)
 }

@@ -1,6 +1,6 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
-//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `TimeoutStopSec=N` takes N seconds to stop,
-//! `TimeoutStartSec=N` as long to become active.
+//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=slow-link` takes a second for that,
+//! `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long to become active.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,6 +67,11 @@ impl Pretend {
         active.map(|(n, u)| (n.to_string(), u.main_pid)).collect()
     }
 
+    /// Units that it knows.
+    pub(crate) fn names(&self) -> Vec<UnitName> {
+        self.lock().units.keys().cloned().collect()
+    }
+
     pub(crate) fn set_own_job(&self, job: Option<&str>) {
         self.lock().own_job = job.map(str::to_owned);
     }
@@ -121,6 +126,13 @@ impl ServiceManager for Pretend {
                     .any(|v| v == "refuse-link")
                 {
                     return Err(ManagerError::Job("refused".into()));
+                }
+                if file
+                    .values("Service", "ExecStart")
+                    .any(|v| v == "slow-link")
+                {
+                    self.note("linking", &name);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 if self.lock().units.contains_key(&name) {
                     // Linked again: its state stays.
