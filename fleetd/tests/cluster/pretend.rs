@@ -1,5 +1,5 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
-//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `TimeoutStopSec=N` takes N seconds to stop.
+//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `WantedBy=refuse-enable` not enabled, `TimeoutStopSec=N` takes N seconds to stop.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -128,6 +128,14 @@ impl ServiceManager for Pretend {
     fn enable(&self, name: UnitName) -> Answer<'_, ()> {
         Box::pin(async move {
             self.note("enable", &name);
+            let inner = self.lock();
+            let file = inner.units.get(&name).map(|unit| &unit.file);
+            let mut wanted_by = file
+                .into_iter()
+                .flat_map(|f| f.values("Install", "WantedBy"));
+            if wanted_by.any(|target| target == "refuse-enable") {
+                return Err(ManagerError::Job("refused".into()));
+            }
             Ok(())
         })
     }
