@@ -34,6 +34,37 @@ fn a_file_and_the_environment_are_read_and_complaints_say_where() {
     assert!(Settings::from_text("f", "etcd_servers=ftp://x", std::iter::empty()).is_err());
 }
 
+#[test]
+fn what_is_not_set_has_the_contracts_default() {
+    let (s, warnings) = read("").unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    let servers: Vec<_> = s.etcd_servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["http://127.0.0.1:2379", "http://127.0.0.1:4001"]);
+    assert!(s.etcd_credentials.is_none() && s.etcd_tls.is_none() && s.api_tls.is_none());
+    assert_eq!(s.etcd_key_prefix, "/_coreos.com/fleet/");
+    assert_eq!(s.etcd_request_timeout, Duration::from_secs(1));
+    assert_eq!(s.engine_reconcile_interval, Duration::from_secs(2));
+    assert_eq!((s.verbosity, s.public_ip.as_str()), (0, ""));
+    assert_eq!((s.metadata.len(), s.token_limit), (0, 100));
+    // Better than the original's 30 s.
+    assert_eq!(s.agent_ttl, Duration::from_secs(10));
+    assert!(!s.disable_engine && !s.disable_watches && !s.systemd_user);
+    assert_eq!(s.units_directory, PathBuf::from("/run/fleet/units"));
+    assert_eq!(s.rebalance_on_join, 0, "nothing moves unasked");
+}
+
+#[test]
+fn how_many_units_move_to_a_machine_that_joins_is_a_number() {
+    for (text, expect, complaints) in [("0", 0, 0), ("12", 12, 0), ("-1", 0, 1), ("all", 0, 1)] {
+        let (s, warnings) = read(&format!("rebalance_on_join={text}")).unwrap();
+        assert_eq!(
+            (s.rebalance_on_join, warnings.len()),
+            (expect, complaints),
+            "{text}"
+        );
+    }
+}
+
 fn read(text: &str) -> Result<(Settings, Vec<String>), ConfigError> {
     Settings::from_text("f", text, std::iter::empty())
 }

@@ -493,6 +493,15 @@ async fn units(t: &mut Table<'_>) {
         combination,
     )
     .await;
+    let unknown = unit_body("[X-Fleet]\nNoSuch=1\nMachineBootID=x\n", "");
+    t.row(
+        "3",
+        "unknown keys are taken silently",
+        ("PUT", A, Some(&unknown)),
+        201,
+        Empty,
+    )
+    .await;
     t.row("9", "DELETE", ("DELETE", A, None), 204, Empty).await;
     t.row("9", "only once", ("DELETE", A, None), 404, missing())
         .await;
@@ -814,6 +823,19 @@ async fn machines(t: &mut Table<'_>) {
         Empty,
     )
     .await;
+    // What was said of it holds when it comes, and when it has gone and comes again.
+    let key = "/v3/presence/m7";
+    for rule in ["and has it when it comes", "and when it comes again"] {
+        t.server
+            .set("presence/m7", r#"{"public_ip":"10.0.0.7"}"#)
+            .await;
+        let m7 = json!({"id": "m7", "primaryIP": "10.0.0.7", "metadata": {"a": "1"}});
+        let path = format!("{M}?nextPageToken=AgACAA==");
+        let page = Json(json!({"machines": [m7]}));
+        t.row("1", rule, ("GET", &path, None), 200, page).await;
+        let kv: &dyn etcd_kv::Kv = &*t.server.kv;
+        kv.delete(etcd_kv::Keys::one(key)).await.unwrap();
+    }
     let raw = format!(
         "PATCH {M} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n[]"
     );

@@ -41,6 +41,8 @@ pub(crate) struct Cluster {
     pub(crate) daemons: Vec<Daemon>,
     etcd_url: String,
     kv: Option<Arc<dyn Kv>>,
+    /// More lines for each fleet.conf.
+    more: &'static str,
 }
 
 /// Waits until something is so.
@@ -53,7 +55,7 @@ pub(crate) async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
 }
 
 impl Daemon {
-    fn new(id: &str, number: usize, etcd_url: &str, kv: Option<Arc<dyn Kv>>) -> Self {
+    fn new(id: &str, number: usize, etcd_url: &str, kv: Option<Arc<dyn Kv>>, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("machine-id"), format!("{id}\n")).unwrap();
@@ -61,7 +63,7 @@ impl Daemon {
         let dns = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let dns = dns.local_addr().unwrap();
         let text = format!(
-            "etcd_servers={etcd_url}\nagent_ttl=2s\npublic_ip=10.0.0.{number}\nmetadata=index={number}\ndns_listen={dns}\n"
+            "etcd_servers={etcd_url}\nagent_ttl=2s\npublic_ip=10.0.0.{number}\nmetadata=index={number}\ndns_listen={dns}\n{more}"
         );
         let (settings, warnings) = Settings::from_text("test", &text, std::iter::empty()).unwrap();
         assert_eq!(warnings, Vec::<String>::new());
@@ -125,19 +127,30 @@ impl Drop for Daemon {
 
 impl Cluster {
     pub(crate) async fn start(etcd: &EtcdServer, size: usize) -> Self {
-        Self::start_with(etcd.url(), None, size).await
+        Self::start_with(etcd.url(), None, size, "").await
+    }
+
+    /// With more lines in each fleet.conf.
+    pub(crate) async fn configured(etcd: &EtcdServer, size: usize, more: &'static str) -> Self {
+        Self::start_with(etcd.url(), None, size, more).await
     }
 
     /// On a store of the test's own.
     pub(crate) async fn start_on(kv: Arc<dyn Kv>, size: usize) -> Self {
-        Self::start_with("http://127.0.0.1:1".into(), Some(kv), size).await
+        Self::start_with("http://127.0.0.1:1".into(), Some(kv), size, "").await
     }
 
-    async fn start_with(etcd_url: String, kv: Option<Arc<dyn Kv>>, size: usize) -> Self {
+    async fn start_with(
+        etcd_url: String,
+        kv: Option<Arc<dyn Kv>>,
+        size: usize,
+        more: &'static str,
+    ) -> Self {
         let mut cluster = Self {
             daemons: Vec::new(),
             etcd_url,
             kv,
+            more,
         };
         for i in 0..size {
             cluster.add_with_id(&format!("{i:08}{i:024}"));
@@ -152,7 +165,14 @@ impl Cluster {
         let number = self.daemons.len() + 1;
         let kv = self.kv.clone();
         self.daemons
-            .push(Daemon::new(id, number, &self.etcd_url, kv));
+            .push(Daemon::new(id, number, &self.etcd_url, kv, self.more));
+    }
+
+    /// One machine more.
+    pub(crate) async fn join(&mut self) {
+        let i = self.daemons.len();
+        self.add_with_id(&format!("{i:08}{i:024}"));
+        self.ready(i).await;
     }
 
     async fn ready(&self, index: usize) {
@@ -281,13 +301,20 @@ impl Cluster {
         page["states"].as_array().cloned().unwrap_or_default()
     }
 
+    /// Where a unit's file is on a machine.
+    pub(crate) fn file(&self, index: usize, name: &str) -> PathBuf {
+        self.daemons[index].settings.units_directory.join(name)
+    }
+
     /// How often a unit was started, anywhere.
     pub(crate) fn starts(&self, name: &str) -> usize {
-        let start = format!("start {name}");
-        self.daemons
-            .iter()
-            .flat_map(|d| d.manager.log())
-            .filter(|l| *l == start)
-            .count()
+        let on = |index| self.asked(index, &format!("start {name}"));
+        (0..self.daemons.len()).map(on).sum()
+    }
+
+    /// How often something was asked of a machine's service manager.
+    pub(crate) fn asked(&self, index: usize, what: &str) -> usize {
+        let log = self.daemons[index].manager.log();
+        log.iter().filter(|line| *line == what).count()
     }
 }

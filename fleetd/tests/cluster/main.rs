@@ -7,6 +7,7 @@ mod counting;
 mod discovery;
 mod harness;
 mod life;
+mod placing;
 mod pretend;
 mod restore;
 mod secured;
@@ -117,7 +118,16 @@ async fn a_dead_machines_units_move_and_the_rest_stays() {
     let other = cluster.machine_of("web@2.service").await;
     let starts = cluster.starts("web@2.service");
     let index = cluster.index(&victim);
+    // One that nobody else can run.
+    let text = format!("[Service]\nExecStart=/x\n[X-Fleet]\nMachineID={victim}\n");
+    cluster.put("own.service", &text, "launched").await;
+    eventually("it runs", async || {
+        cluster.active().await.contains("own.service")
+    })
+    .await;
     cluster.kill(index);
+    let before = cluster.daemons[index].manager.log();
+    let pids = cluster.daemons[index].manager.main_pids();
     let killed = std::time::Instant::now();
     let survivor = usize::from(index == 0);
     eventually("web@1 runs elsewhere", async || {
@@ -141,14 +151,31 @@ async fn a_dead_machines_units_move_and_the_rest_stays() {
         starts,
         "web@2 was not touched"
     );
-    // The machine comes back with an old copy running, and lets go of it.
+    let path = "/fleet/v1/state?unitName=all.service";
+    let (_, page) = cluster.request(survivor, "GET", path, None).await;
+    let left = page["states"].as_array().unwrap().len();
+    assert_eq!(left, 2, "states go with their machine's lease");
+    // The machine comes back with an old copy running, and lets go of it, and of nothing else.
     cluster.revive(index).await;
     eventually("the old copy is stopped", async || {
         !cluster.daemons[index].manager.is_active("web@1.service")
             && cluster.states_of("all.service").await.len() == 3
     })
     .await;
-    assert!(cluster.active().await.contains("web@1.service"));
+    eventually("all that shall run does", async || {
+        let active = cluster.active().await;
+        active.contains("web@1.service") && active.contains("own.service")
+    })
+    .await;
+    let log = cluster.daemons[index].manager.log();
+    let new: Vec<_> = log[before.len()..]
+        .iter()
+        // The leader took it off a machine that was gone, and had no other: it comes back anew.
+        .filter(|l| *l != "reload" && !l.ends_with(" own.service"))
+        .collect();
+    assert_eq!(new, ["stop web@1.service"], "nothing else was touched");
+    let now = cluster.daemons[index].manager.main_pids();
+    assert_eq!(now["all.service"], pids["all.service"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -294,6 +321,8 @@ async fn one_bad_unit_does_not_starve_the_others() {
             "launched",
         )
         .await;
+    let enabled = "[Service]\nExecStart=/x\n[Install]\nWantedBy=refuse-enable\n";
+    cluster.put("b-enabled.service", enabled, "launched").await;
     cluster
         .put("c-good.service", "[Service]\nExecStart=/x\n", "launched")
         .await;
@@ -315,6 +344,18 @@ async fn one_bad_unit_does_not_starve_the_others() {
         .request(0, "GET", "/fleet/v1/units/a-refused.service", None)
         .await;
     assert_eq!(a["currentState"], "inactive");
+    // What cannot be enabled is taken back and not started.
+    eventually("its file is gone", async || {
+        let manager = &cluster.daemons[0].manager;
+        cluster.asked(0, "enable b-enabled.service") > 0
+            && !cluster.file(0, "b-enabled.service").exists()
+            && !manager.is_active("b-enabled.service")
+    })
+    .await;
+    assert_eq!(cluster.starts("b-enabled.service"), 0);
+    use std::os::unix::fs::PermissionsExt as _;
+    let good = std::fs::metadata(cluster.file(0, "c-good.service")).unwrap();
+    assert_eq!(good.permissions().mode() & 0o777, 0o644);
 }
 
 #[tokio::test(flavor = "multi_thread")]

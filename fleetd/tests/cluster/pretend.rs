@@ -1,6 +1,6 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
 //! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=slow-link` takes a second for that,
-//! `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long to become active.
+//! `WantedBy=refuse-enable` is not enabled, `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long to become active.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -161,6 +161,14 @@ impl ServiceManager for Pretend {
     fn enable(&self, name: UnitName) -> Answer<'_, ()> {
         Box::pin(async move {
             self.note("enable", &name);
+            let inner = self.lock();
+            let file = inner.units.get(&name).map(|unit| &unit.file);
+            let mut wanted_by = file
+                .into_iter()
+                .flat_map(|f| f.values("Install", "WantedBy"));
+            if wanted_by.any(|target| target == "refuse-enable") {
+                return Err(ManagerError::Job("refused".into()));
+            }
             Ok(())
         })
     }

@@ -95,6 +95,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn yes_and_no_are_said_in_these_words() {
+        for (text, expect) in [
+            ("true", Some(true)),
+            ("Yes", Some(true)),
+            ("1", Some(true)),
+            ("ON", Some(true)),
+            ("t", Some(true)),
+            ("y", None),
+            ("2", None),
+            ("", None),
+            ("no", Some(false)),
+        ] {
+            assert_eq!(parse_bool(text), expect, "{text}");
+        }
+    }
+
+    #[test]
     fn announcements_have_name_port_and_transport() {
         let read = |text| {
             Announce::parse(text, "web@1").map(|a| format!("{} {} {}", a.service, a.port, a.proto))

@@ -224,3 +224,38 @@ fn without_machines_everything_waits() {
         &["a waits: there are no machines"],
     );
 }
+
+#[test]
+fn rules_are_tested_in_their_order() {
+    // Everything speaks against m1; as one obstacle after the other goes, the next is named. Such
+    // combinations are refused at submission, and tested all the same.
+    let rules = [
+        ("MachineID=m9", "not machine m9"),
+        ("MachineMetadata=x=1", "no fitting metadata x"),
+        ("MachineOf=far.service", "far.service is not there"),
+        ("Conflicts=foe*", "conflicts with foe.service"),
+        ("", "replaced by heir.service"),
+        ("Memory=1", "memory: 1 needed, 0 left"),
+        ("", "cordoned"),
+    ];
+    for first in 0..rules.len() {
+        let section: Vec<_> = rules[first..].iter().map(|(option, _)| *option).collect();
+        let mut units = vec![("a", section.join("\n"), None)];
+        units.push(("far", String::new(), Some("m2")));
+        units.push(("foe", String::new(), Some("m1")));
+        if first <= 4 {
+            units.push(("heir", "Replaces=a.service".into(), Some("m1")));
+        }
+        let units: Vec<_> = units.iter().map(|(n, s, m)| (*n, s.as_str(), *m)).collect();
+        let mut view = cluster(&[("m1", ""), ("m2", "")], &units);
+        for (id, access) in [("m1", Access::Cordoned), ("m2", Access::Cordoned)] {
+            let slot = view.machines.get_mut(&machine(id)).unwrap();
+            slot.access = access;
+            slot.offer.memory = Some(0);
+        }
+        let explained = explain(&view, &name("a")).unwrap();
+        let mut machines = explained.to_wire(|_| String::new()).machines.into_iter();
+        let here = machines.find(|m| m.id == "m1").unwrap();
+        assert_eq!(here.obstacle, rules[first].1);
+    }
+}
