@@ -438,6 +438,10 @@ async fn the_proxy_finds_the_members_through_a_peer() {
         ("ETCD_TRACE", "x".to_owned()),
     ]);
     ready("the member");
+    // It is etcd by now, and keeps its history short.
+    let environment = std::fs::read(format!("/proc/{}/environ", member.0.id())).expect("environ");
+    let kept = |pair: &[u8]| pair == b"ETCD_AUTO_COMPACTION_RETENTION=1h";
+    assert!(environment.split(|b| *b == 0).any(kept));
     let proxy = start(&[
         ("ETCD_PROXY", "on".to_owned()),
         (

@@ -1,5 +1,6 @@
 //! `cordon`, `uncordon`, `drain` and `rebalance`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fleet_model::wire::flotilla::Rebalancing;
@@ -12,6 +13,7 @@ use crate::error::Failure;
 use crate::explain::waits_for;
 use crate::list::{legend, machines_by_id, short_id};
 use crate::out::Out;
+use crate::units::{is_global, requirements};
 use crate::wait::{Look, Patience, Pulse, Waiter};
 
 /// How often what is left is told.
@@ -30,9 +32,12 @@ pub(crate) fn mark(client: &Client, out: &Out, args: &Machines, verb: &str) -> R
     Ok(())
 }
 
-/// `drain`.
+/// `drain`. It is over when the machines report none of their units any more, and each of those is
+/// elsewhere what it shall be.
 pub(crate) fn drain(client: &Client, out: &Out, args: &Drain) -> Result<(), Failure> {
     let machines = resolve(client, &args.machines)?;
+    // What moves at once would not be seen afterwards.
+    let before = client.units()?;
     for machine in &machines {
         client.machine_verb(&machine.id, "drain")?;
     }
@@ -45,30 +50,57 @@ pub(crate) fn drain(client: &Client, out: &Out, args: &Drain) -> Result<(), Fail
     }
     let patience = Patience::from(args.wait);
     let started = Instant::now();
+    let mut moved = BTreeMap::new();
     for machine in &machines {
-        until_empty(client, machine, started, patience)?;
+        note_scheduled(&before, machine, &mut moved);
+    }
+    for machine in &machines {
+        until_empty(client, machine, started, patience, &mut moved)?;
+    }
+    let waiter = Waiter {
+        client,
+        out,
+        patience: patience.rest(started),
+    };
+    let drained: Vec<&str> = machines.iter().map(|m| m.id.as_str()).collect();
+    let names: Vec<String> = moved.keys().cloned().collect();
+    out.document(json!({"machines": documents(&machines, "empty"), "units": moved}));
+    until_settled(&waiter, &names, &drained)?;
+    for machine in &machines {
         out.line(&format!("Machine {} drained", place(machine)));
     }
-    out.document(json!({"machines": documents(&machines, "drained")}));
+    out.document(json!({"machines": documents(&machines, "drained"), "units": moved}));
     Ok(())
 }
 
-/// Until no unit is scheduled on a machine.
+/// Takes note of the units that are scheduled on a machine, and of that machine.
+fn note_scheduled(
+    units: &[wire::Unit],
+    machine: &wire::Machine,
+    moved: &mut BTreeMap<String, String>,
+) {
+    for unit in units.iter().filter(|u| u.machine_id == machine.id) {
+        moved.insert(unit.name.clone(), machine.id.clone());
+    }
+}
+
+/// Until no unit is scheduled on a machine, and it reports none but global ones. Which were there
+/// is noted.
 fn until_empty(
     client: &Client,
     machine: &wire::Machine,
     started: Instant,
     patience: Patience,
+    moved: &mut BTreeMap<String, String>,
 ) -> Result<(), Failure> {
     let mut pulse = Pulse::new(client);
     let mut told = Instant::now();
     let mut last = usize::MAX;
     loop {
-        let left = match client.units() {
-            Ok(units) => {
+        let left = match left_on(client, machine, moved) {
+            Ok(left) => {
                 pulse.beat(None)?;
-                let there = units.into_iter().filter(|u| u.machine_id == machine.id);
-                Some(there.map(|u| u.name).collect::<Vec<_>>())
+                Some(left)
             }
             Err(failure) => {
                 pulse.beat(Some(failure))?;
@@ -80,7 +112,10 @@ fn until_empty(
                 return Ok(());
             }
             if patience.is_over(started) {
-                return Err(not_drained(client, machine, &left));
+                return Err(Failure::NotDrained {
+                    machine: place(machine),
+                    units: with_reason(client, &left),
+                });
             }
             if told.elapsed() >= TELL && left.len() != last {
                 told = Instant::now();
@@ -89,12 +124,65 @@ fn until_empty(
                     "Machine {} has {} left: {}",
                     place(machine),
                     count(u32::try_from(last).unwrap_or(u32::MAX)),
-                    some(&left)
+                    with_reason(client, &left)
                 );
             }
         }
         pulse.pause(patience.left(started));
     }
+}
+
+/// The units that a machine still has: those scheduled on it, then those that it has not stopped.
+fn left_on(
+    client: &Client,
+    machine: &wire::Machine,
+    moved: &mut BTreeMap<String, String>,
+) -> Result<Vec<String>, Failure> {
+    let units = client.units()?;
+    note_scheduled(&units, machine, moved);
+    let here = units.iter().filter(|u| u.machine_id == machine.id);
+    let mut left: Vec<String> = here.map(|u| u.name.clone()).collect();
+    let staying: BTreeSet<&str> = units
+        .iter()
+        .filter(|u| is_global(u) && u.machine_id.is_empty())
+        .map(|u| u.name.as_str())
+        .collect();
+    for state in client.states_on(&machine.id)? {
+        if !staying.contains(state.name.as_str()) && !left.contains(&state.name) {
+            left.push(state.name);
+        }
+    }
+    Ok(left)
+}
+
+/// Until units that move have come to what is wanted of them, on none of the machines `away_from`.
+fn until_settled(waiter: &Waiter<'_>, names: &[String], away_from: &[&str]) -> Result<(), Failure> {
+    waiter.each(names, "settled elsewhere", |round, name| {
+        // What nobody wants any more need not arrive.
+        let Some(unit) = round.find(name)? else {
+            return Ok(Look::Done);
+        };
+        if unit.desired_state == TargetState::Inactive.as_str() {
+            return Ok(Look::Done);
+        }
+        if unit.machine_id.is_empty() {
+            // A batch unit that has ended meanwhile is not placed again.
+            let ended = match requirements(&unit).batch {
+                Some(batch) => waiter
+                    .client
+                    .result(name)?
+                    .is_some_and(|r| r.is_final(batch.retries)),
+                None => false,
+            };
+            return Ok(if ended { Look::Done } else { Look::NotYet });
+        }
+        if away_from.contains(&unit.machine_id.as_str()) || unit.current_state != unit.desired_state
+        {
+            return Ok(Look::NotYet);
+        }
+        waiter.say_where(&unit, &unit.current_state)?;
+        Ok(Look::Done)
+    })
 }
 
 fn count(units: u32) -> String {
@@ -118,8 +206,8 @@ fn some(names: &[String]) -> String {
     text
 }
 
-/// Says of the first unit what keeps it there.
-fn not_drained(client: &Client, machine: &wire::Machine, left: &[String]) -> Failure {
+/// Names of units, and of the first what keeps it there.
+fn with_reason(client: &Client, left: &[String]) -> String {
     let mut units = some(left);
     let explained = left
         .first()
@@ -130,10 +218,7 @@ fn not_drained(client: &Client, machine: &wire::Machine, left: &[String]) -> Fai
             units.push_str(&format!(" ({name}: {reason})"));
         }
     }
-    Failure::NotDrained {
-        machine: place(machine),
-        units,
-    }
+    units
 }
 
 /// `rebalance`.
@@ -164,20 +249,7 @@ pub(crate) fn rebalance(client: &Client, out: &Out, args: &Rebalance) -> Result<
         eprintln!("Unit {unit} leaves {}", legend(from, &present, false));
     }
     let names: Vec<String> = moves.units.into_keys().collect();
-    waiter.each(&names, "settled elsewhere", |round, name| {
-        // What nobody wants any more need not arrive.
-        let Some(unit) = round.find(name)? else {
-            return Ok(Look::Done);
-        };
-        if unit.desired_state == TargetState::Inactive.as_str() {
-            return Ok(Look::Done);
-        }
-        if unit.machine_id.is_empty() || unit.current_state != unit.desired_state {
-            return Ok(Look::NotYet);
-        }
-        waiter.say_where(&unit, &unit.current_state)?;
-        Ok(Look::Done)
-    })?;
+    until_settled(&waiter, &names, &[])?;
     out.line(&match moves.moved {
         0 => "Nothing to move".to_owned(),
         moved => format!("Rebalanced: {} moved", count(moved)),

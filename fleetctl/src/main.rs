@@ -49,7 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let out = Out::new(cli.global.json);
+    let out = Out::new(cli.global.json());
     let done = run(&cli, &out);
     out.finish();
     match done {

@@ -55,6 +55,11 @@ impl Patience {
         self.0.map(|limit| limit.saturating_sub(since.elapsed()))
     }
 
+    /// What is left of it, for the next thing to wait for.
+    pub(crate) fn rest(self, since: Instant) -> Self {
+        Self(self.left(since))
+    }
+
     /// Whether so much waiting is too much.
     pub(crate) fn is_over(self, since: Instant) -> bool {
         self.0.is_some_and(|limit| since.elapsed() >= limit)
@@ -86,10 +91,11 @@ pub(crate) struct Round<'a> {
 }
 
 impl<'a> Round<'a> {
-    fn new(client: &'a Client, many: bool) -> Self {
+    /// For looking at so many units.
+    pub(crate) fn of(client: &'a Client, units: usize) -> Self {
         Self {
             client,
-            many,
+            many: units > MANY,
             units: OnceCell::new(),
             states: OnceCell::new(),
         }
@@ -157,7 +163,7 @@ impl Waiter<'_> {
         let mut pulse = Pulse::new(self.client);
         let mut reasons = Reasons::new(self.client);
         while !pending.is_empty() {
-            let round = Round::new(self.client, pending.len() > MANY);
+            let round = Round::of(self.client, pending.len());
             let mut trouble = None;
             let mut rest = Vec::new();
             let mut looking = pending.into_iter();

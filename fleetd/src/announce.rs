@@ -324,6 +324,7 @@ mod tests {
             restart: 0,
             result: None,
             answered: 0,
+            turns: None,
         }
     }
 

@@ -3,7 +3,9 @@
 //! At the end the service manager is asked what is going on. When the daemon's own unit is being
 //! restarted, or nobody asked for anything (a signal by hand, an upgrade), all units keep running
 //! and the lease stays, for the successor to take over. When its unit is being stopped, or the
-//! machine goes down, every unit is unloaded and the machine leaves the cluster at once.
+//! machine goes down, every unit is unloaded and the machine leaves the cluster at once; but if one
+//! does not stop in time, only when the lease runs out, by when the guard has killed what must not
+//! run twice.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,13 +20,14 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::agent::fence::{Fence, watch_over};
 use crate::agent::{Context, FileError, Files, ServiceManager, run as run_agent};
 use crate::api::{
-    Access, Api, EXPLAIN_TURNS, Hub, JournalReader, Listener, Original, Tls, serve_metrics,
+    Access, Api, EXPLAIN_TURNS, Hub, Listener, Listings, Original, Tls, serve_metrics,
 };
 use crate::audit::Audit;
 use crate::clock::{Clock, MachineClock};
 use crate::config::Settings;
 use crate::engine::Engine;
 use crate::host::{MachineIdError, cpus, default_address, machine_id, memory};
+use crate::logs::{Answerer, JournalReader, Logs};
 use crate::metrics::{MeteredKv, Metrics};
 use crate::polling::PollingKv;
 use crate::presence::{Presence, Standing};
@@ -62,6 +65,8 @@ pub enum End {
     Reload,
     /// Asked to end.
     Exit,
+    /// Asked to end and leave nothing behind, whatever the service manager is about to do.
+    Leave,
 }
 
 /// What lasts over a reload.
@@ -162,15 +167,17 @@ pub async fn run(
         validity,
     );
     let mirror = Mirror::start(registry.clone());
-    if !settings.disable_engine {
-        let engine = Engine {
-            registry: registry.clone(),
-            me: me.clone(),
-            standing: standing.clone(),
-            pause: settings.engine_reconcile_interval,
-            join_budget: settings.rebalance_on_join,
-            metrics: metrics.clone(),
-        };
+    let engine = Engine {
+        registry: registry.clone(),
+        me: me.clone(),
+        standing: standing.clone(),
+        pause: settings.engine_reconcile_interval,
+        join_budget: settings.rebalance_on_join,
+        metrics: metrics.clone(),
+    };
+    if settings.disable_engine {
+        tokio::spawn(engine.stand_aside());
+    } else {
         tokio::spawn(engine.run());
     }
     if !settings.dns_listen.is_empty() {
@@ -201,10 +208,24 @@ pub async fn run(
     };
     let runs_units = io.api.no_manager.is_none();
     let agent = runs_units.then(|| tokio::spawn(run_agent(context, stopped)));
+    let journal = JournalReader {
+        user: settings.systemd_user,
+        ..io.api.journal.clone()
+    };
+    if runs_units {
+        let answerer = Answerer {
+            registry: registry.clone(),
+            mirror: mirror.clone(),
+            me: me.clone(),
+            journal: journal.clone(),
+        };
+        tokio::spawn(answerer.run());
+    }
     let api = Api {
         hub: Hub::new(registry.clone()),
         explaining: Semaphore::new(EXPLAIN_TURNS),
         original: Original::default(),
+        listings: Listings::default(),
         registry: registry.clone(),
         mirror,
         standing: standing.clone(),
@@ -219,10 +240,7 @@ pub async fn run(
             enabled: settings.audit,
         },
         metrics,
-        journal: JournalReader {
-            user: settings.systemd_user,
-            ..io.api.journal.clone()
-        },
+        logs: Logs::new(journal),
         no_manager: io.api.no_manager.clone(),
     };
     let status = serve(io, Arc::new(api))?;
@@ -230,14 +248,17 @@ pub async fn run(
 
     let end = end.await?;
     let mut unload = false;
-    if end == End::Exit && runs_units {
+    if end != End::Reload && runs_units {
         announce(&[State::Stopping]);
-        unload = match io.manager.own_job().await {
-            Ok((job, system)) => unloads(job.as_deref(), &system),
-            Err(error) => {
-                tracing::warn!("units keep running: {}", telemetry::chain(&error));
-                false
-            }
+        unload = match end {
+            End::Leave => true,
+            _ => match io.manager.own_job().await {
+                Ok((job, system)) => unloads(job.as_deref(), &system),
+                Err(error) => {
+                    tracing::warn!("units keep running: {}", telemetry::chain(&error));
+                    false
+                }
+            },
         };
         tracing::info!(
             unload,
@@ -251,12 +272,16 @@ pub async fn run(
     }
     // An agent that has ended by itself needs no telling.
     let _ = stop.send(unload);
-    if let Some(agent) = agent {
-        let _ = agent.await;
-    }
-    if unload {
+    let empty = match agent {
+        Some(agent) => agent.await.unwrap_or(false),
+        None => true,
+    };
+    if unload && empty {
         let standing = standing.borrow().clone();
         leave(&registry, &standing, &lease_file).await;
+    } else if unload {
+        // Started elsewhere now, they would run twice. The guard has until the end of the lease.
+        tracing::warn!("units are left; the machine leaves when its lease runs out");
     }
     Ok(end)
 }

@@ -1,5 +1,6 @@
 //! `fleetd dev`: one machine with a store in memory, for a first try without etcd and without
-//! configuration. Everything is the real thing but the store, and ends with the process.
+//! configuration. Everything is the real thing but the store, and ends with the process: its units
+//! are unloaded.
 //!
 //! Where no service manager answers, nothing can be loaded or started; that is said at the start and
 //! to every caller who asks for it, and the rest works.
@@ -17,7 +18,7 @@ use fleet_model::MachineId;
 use crate::agent::ServiceManager;
 use crate::clock::MachineClock;
 use crate::config::Settings;
-use crate::daemon::{ApiIo, Io};
+use crate::daemon::{ApiIo, DaemonError, End, Io, run};
 
 /// What callers are told who want a unit started where nothing can start it.
 const NO_MANAGER: &str = "no service manager answers on this machine: units can be submitted, \
@@ -209,6 +210,21 @@ impl Dev {
             self.io.api.no_manager = Some(NO_MANAGER.to_owned());
         }
         self.io.api.no_manager.as_deref()
+    }
+
+    /// Runs until `end` says so. Its units end with it: their files, and the store that knows them,
+    /// are gone then.
+    pub async fn run(
+        &self,
+        end: impl Future<Output = Result<End, DaemonError>>,
+    ) -> Result<End, DaemonError> {
+        let end = async {
+            Ok(match end.await? {
+                End::Reload => End::Reload,
+                End::Exit | End::Leave => End::Leave,
+            })
+        };
+        run(&self.settings, &self.io, end).await
     }
 
     /// Removes what it made.

@@ -88,6 +88,37 @@ impl Engine {
         }
     }
 
+    /// Does not lead, for ever.
+    pub async fn stand_aside(mut self) {
+        loop {
+            let lease = self.registered().await;
+            match self.abdicate(lease).await {
+                Ok(()) => lease_changed(&mut self.standing, lease).await,
+                Err(error) => {
+                    tracing::debug!("engine: {}", telemetry::chain(&error));
+                    sleep(self.pause).await;
+                }
+            }
+        }
+    }
+
+    /// Gives back a lead that the daemon before this one has won with the lease that we took over:
+    /// the key would last as long as the lease, and nobody else would lead.
+    async fn abdicate(&self, lease: Lease) -> Result<(), RegistryError> {
+        let key = self.registry.leader_key();
+        let ours = Compare {
+            key: key.as_str().into(),
+            condition: etcd_kv::Condition::Lease(Some(lease)),
+        };
+        let txn = Txn::new().when(ours).then(Op::delete(key));
+        let failed = |source| RegistryError::Kv {
+            what: "give the engine's lead back",
+            source,
+        };
+        self.registry.kv().txn(txn).await.map_err(failed)?;
+        Ok(())
+    }
+
     /// Waits for a lease.
     async fn registered(&mut self) -> Lease {
         match self
@@ -107,6 +138,7 @@ impl Engine {
     async fn campaign(&mut self, lease: Lease) -> Result<Option<i64>, RegistryError> {
         if self.registry.engine_version().await? > ENGINE_VERSION {
             tracing::warn!("the cluster wants a newer engine; this machine does not lead");
+            self.abdicate(lease).await?;
             sleep(Duration::from_secs(60)).await;
             return Ok(None);
         }
@@ -419,7 +451,7 @@ impl Cluster {
                 }
             }
             // Agents deal with restarts, and clients with announcements.
-            Key::Restart(_) | Key::Announcement(..) | Key::Other => {}
+            Key::Restart(_) | Key::Turns(_) | Key::Announcement(..) | Key::Other => {}
         }
     }
 

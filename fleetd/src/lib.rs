@@ -17,6 +17,7 @@
 //! - [`announce`]: writes what this machine's units serve into the registry; [`dns`] answers from it.
 //! - [`api`]: HTTP API v1 and what is beyond it, on the sockets that the service manager passes;
 //!   [`tls`], roles, [`audit`] and [`metrics`] belong to it, and so does the dashboard.
+//! - [`logs`]: the tails of units' logs, also of units on other machines.
 //! - [`dev`]: one machine with a store in memory, for a first try.
 //! - [`daemon`]: puts the parts together, and what happens at the end.
 //!
@@ -37,6 +38,7 @@ pub mod dns;
 mod dump;
 pub mod engine;
 mod host;
+pub mod logs;
 pub mod metrics;
 mod polling;
 pub mod presence;

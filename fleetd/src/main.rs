@@ -17,7 +17,7 @@ use fleetd::tls::{TlsError, acceptor};
 const HELP: &str = "\
 fleetd: the fleet daemon: agent, engine and API of a cluster of machines
 
-Usage: fleetd [--config FILE]
+Usage: fleetd [--config FILE] [--default KEY=VALUE]...
        fleetd dev [--listen ADDRESS]...
        fleetd completion bash|zsh|fish
        fleetd --version | --help
@@ -29,14 +29,15 @@ Commands:
 Options:
   --config FILE     configuration [default: /etc/fleet/fleet.conf if it exists];
                     every key can also be set as FLEET_KEY in the environment
+  --default K=V     as a line of a configuration that the file above wins over
   --listen ADDRESS  where dev serves: unix://PATH or http://LOOPBACK:PORT
                     [default: unix:///run/fleet.sock, or $XDG_RUNTIME_DIR/fleet.sock]
   --version         print the version
   --help            print this text
 
 The API is served on the sockets that the service manager passes (fleet.socket); the dashboard is
-at /ui on the same sockets. SIGHUP reads the configuration again. Exit status: 0 done, 1 failed,
-2 wrong usage.
+at /ui on the same sockets. SIGHUP reads the configuration again. Exit status: 0 done, 1 failed
+or used wrongly, as the original's.
 
 Examples:
   FLEET_METADATA=role=core fleetd --config ./fleet.conf
@@ -48,7 +49,7 @@ const COMPLETIONS: [(&str, &str); 3] = [
     (
         "bash",
         "_fleetd() {
-  local words='dev completion --config --listen --version --help'
+  local words='dev completion --config --default --listen --version --help'
   case ${COMP_WORDS[COMP_CWORD-1]} in
     --config) COMPREPLY=($(compgen -f -- \"${COMP_WORDS[COMP_CWORD]}\")); return;;
     completion) words='bash zsh fish';;
@@ -62,7 +63,8 @@ complete -F _fleetd fleetd
         "zsh",
         "#compdef fleetd
 _arguments '1:command:(dev completion)' '2:shell:(bash zsh fish)' \\
-  '--config[configuration]:file:_files' '*--listen[where dev serves]:address:' \\
+  '--config[configuration]:file:_files' '*--default[weaker than the file]:KEY=VALUE:' \\
+  '*--listen[where dev serves]:address:' \\
   '--version[print the version]' '--help[print the help]'
 ",
     ),
@@ -71,6 +73,7 @@ _arguments '1:command:(dev completion)' '2:shell:(bash zsh fish)' \\
         "complete -c fleetd -n __fish_use_subcommand -a 'dev completion'
 complete -c fleetd -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'
 complete -c fleetd -l config -r -d configuration
+complete -c fleetd -l default -x -d 'weaker than the file'
 complete -c fleetd -n '__fish_seen_subcommand_from dev' -l listen -x -d 'where dev serves'
 complete -c fleetd -l version -d 'print the version'
 complete -c fleetd -l help -d 'print the help'
@@ -109,9 +112,17 @@ impl MainError {
     }
 }
 
+/// Where the configuration is, but for the environment.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sources {
+    file: Option<PathBuf>,
+    /// Weaker than the file.
+    defaults: Vec<String>,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Request {
-    Run(Option<PathBuf>),
+    Run(Sources),
     Dev(Vec<String>),
     Guard(PathBuf, PathBuf),
     Print(String),
@@ -119,29 +130,29 @@ enum Request {
 
 fn main() -> ExitCode {
     let done = match arguments(std::env::args().skip(1)) {
-        Err(complaint) => {
-            eprintln!("fleetd: {complaint}\nhint: fleetd --help");
-            return ExitCode::from(2);
-        }
+        Err(complaint) => return misused(&complaint),
         Ok(Request::Print(text)) => {
             telemetry::quiet_broken_pipe();
             print!("{text}");
             return ExitCode::SUCCESS;
         }
-        Ok(Request::Run(file)) => serve(file),
+        Ok(Request::Run(sources)) => serve(&sources),
         Ok(Request::Guard(run, units)) => guard(run, units),
         Ok(Request::Dev(listen)) => match listen.iter().map(|a| Address::parse(a)).collect() {
             Ok(addresses) => try_out(addresses),
-            Err(complaint) => {
-                eprintln!("fleetd: {complaint}\nhint: fleetd --help");
-                return ExitCode::from(2);
-            }
+            Err(complaint) => return misused(&complaint),
         },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => telemetry::report("fleetd", &error, error.hint()),
     }
+}
+
+/// The original's status for wrong usage is that of any failure.
+fn misused(complaint: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("fleetd: {complaint}\nhint: fleetd --help");
+    ExitCode::FAILURE
 }
 
 fn arguments(args: impl Iterator<Item = String>) -> Result<Request, String> {
@@ -157,7 +168,7 @@ fn arguments(args: impl Iterator<Item = String>) -> Result<Request, String> {
         return Ok(Request::Print((*text).to_owned()));
     }
     let dev = args.next_if(|a| a == "dev").is_some();
-    let (mut file, mut listen) = (None, Vec::new());
+    let (mut sources, mut listen) = (Sources::default(), Vec::new());
     while let Some(arg) = args.next() {
         let (name, mut value) = match arg.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -166,7 +177,14 @@ fn arguments(args: impl Iterator<Item = String>) -> Result<Request, String> {
         let mut value = |what| value.take().or_else(|| args.next()).ok_or(what);
         match name {
             "--config" | "-config" if !dev => {
-                file = Some(PathBuf::from(value("--config needs a file")?));
+                sources.file = Some(PathBuf::from(value("--config needs a file")?));
+            }
+            "--default" if !dev => {
+                let value = value("--default needs KEY=VALUE")?;
+                if !value.contains('=') {
+                    return Err(format!("--default needs KEY=VALUE, not \"{value}\""));
+                }
+                sources.defaults.push(value);
             }
             "--listen" if dev => listen.push(value("--listen needs an address")?),
             "--version" | "-version" | "version" => {
@@ -180,15 +198,16 @@ fn arguments(args: impl Iterator<Item = String>) -> Result<Request, String> {
     Ok(if dev {
         Request::Dev(listen)
     } else {
-        Request::Run(file)
+        Request::Run(sources)
     })
 }
 
 /// Settings, what is to be said about them, and what they name read.
 type Loaded = (Settings, Vec<String>, Option<Tls>);
 
-fn load(file: Option<&PathBuf>) -> Result<Loaded, MainError> {
-    let (settings, warnings) = Settings::load(file.map(PathBuf::as_path), std::env::vars())?;
+fn load(sources: &Sources) -> Result<Loaded, MainError> {
+    let file = sources.file.as_deref();
+    let (settings, warnings) = Settings::load(&sources.defaults, file, std::env::vars())?;
     let tls = match &settings.api_tls {
         Some(files) => Some(Tls(acceptor(files)?)),
         None => None,
@@ -204,6 +223,11 @@ fn manager(settings: &Settings) -> Arc<dyn ServiceManager> {
     })
 }
 
+/// How much is logged.
+fn steps(settings: &Settings) -> i32 {
+    settings.verbosity.clamp(0, 2)
+}
+
 /// A runtime of its own for each round: whatever belongs to the old settings ends with it.
 fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
     tokio::runtime::Builder::new_multi_thread()
@@ -213,14 +237,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, MainError> {
         .map_err(MainError::Runtime)
 }
 
-fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
+fn serve(sources: &Sources) -> Result<(), MainError> {
     let sockets = sd_daemon::listen_fds()?;
-    let (mut settings, mut warnings, tls) = load(file.as_ref())?;
-    telemetry::init(
-        "fleetd",
-        telemetry::Sink::detect(),
-        settings.verbosity.clamp(0, 2),
-    );
+    let (mut settings, mut warnings, tls) = load(sources)?;
+    telemetry::init("fleetd", telemetry::Sink::detect(), steps(&settings));
     let mut io = Io {
         sockets: sockets.into_iter().map(|s| (s.name, s.fd)).collect(),
         manager: manager(&settings),
@@ -243,8 +263,12 @@ fn serve(file: Option<PathBuf>) -> Result<(), MainError> {
             return Ok(());
         }
         tracing::info!("reading the configuration again");
-        match load(file.as_ref()) {
-            Ok(loaded) => (settings, warnings, io.api.tls) = loaded,
+        match load(sources) {
+            Ok(loaded) => {
+                (settings, warnings, io.api.tls) = loaded;
+                telemetry::set_steps(steps(&settings));
+                tracing::debug!(verbosity = settings.verbosity, "the configuration is read");
+            }
             // A slip of the pen must not take the machine out of the cluster.
             Err(error) => tracing::error!("the old settings stay: {}", telemetry::chain(&error)),
         }
@@ -269,11 +293,7 @@ fn guard(run: PathBuf, units: PathBuf) -> Result<(), MainError> {
 /// `fleetd dev`.
 fn try_out(addresses: Vec<Address>) -> Result<(), MainError> {
     let (mut settings, warnings) = Settings::from_text("environment", "", std::env::vars())?;
-    telemetry::init(
-        "fleetd",
-        telemetry::Sink::Stderr,
-        settings.verbosity.clamp(0, 2),
-    );
+    telemetry::init("fleetd", telemetry::Sink::Stderr, steps(&settings));
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
@@ -297,12 +317,12 @@ fn try_out(addresses: Vec<Address>) -> Result<(), MainError> {
                     Address::Http(_) => eprintln!("fleetd dev: dashboard at {address}/ui"),
                 }
             }
-            run(&dev.settings, &dev.io, signalled()).await
+            dev.run(signalled()).await
         });
         match round {
             // There is no configuration to read again.
             Ok(End::Reload) => {}
-            Ok(End::Exit) => break Ok(()),
+            Ok(End::Exit | End::Leave) => break Ok(()),
             Err(error) => break Err(error.into()),
         }
     };
@@ -313,16 +333,31 @@ fn try_out(addresses: Vec<Address>) -> Result<(), MainError> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn arguments_are_understood() {
         let read = |line: &str| arguments(line.split_whitespace().map(str::to_owned));
-        let file = |path: &str| Ok(Request::Run(Some(path.into())));
+        let run = |path: Option<&str>, defaults: &[&str]| {
+            Ok(Request::Run(Sources {
+                file: path.map(PathBuf::from),
+                defaults: defaults.iter().map(|d| (*d).to_owned()).collect(),
+            }))
+        };
+        let file = |path| run(Some(path), &[]);
         let dev = |of: &[&str]| Ok(Request::Dev(of.iter().map(|a| (*a).to_owned()).collect()));
         let wrong = |what: &str| Err(what.to_owned());
         for (line, expect) in [
-            ("", Ok(Request::Run(None))),
+            ("", run(None, &[])),
+            (
+                "--default a=b --config f --default=c=d=e",
+                run(Some("f"), &["a=b", "c=d=e"]),
+            ),
+            ("--default", wrong("--default needs KEY=VALUE")),
+            ("--default a", wrong("--default needs KEY=VALUE, not \"a\"")),
+            ("dev --default a=b", wrong("unknown argument \"--default\"")),
             ("--config f", file("f")),
             ("--config=f=g", file("f=g")),
             ("-config f", file("f")),
@@ -354,5 +389,23 @@ mod tests {
         ] {
             assert!(matches!(read(line), Ok(Request::Print(_))), "{line}");
         }
+    }
+
+    /// `fleet.conf` decides on the image, too: nothing that its unit sets may win over it.
+    #[test]
+    fn the_images_unit_gives_defaults_only() {
+        let unit = include_str!("../../image-build/rootfs/usr/lib/systemd/system/fleet.service");
+        assert!(!unit.contains("Environment=FLEET_"), "{unit}");
+        let mut lines = unit.lines();
+        let start = lines.find_map(|l| l.strip_prefix("ExecStart=/usr/bin/fleetd"));
+        let words = start.unwrap().split_whitespace().map(str::to_owned);
+        let Ok(Request::Run(sources)) = arguments(words) else {
+            panic!("{start:?}");
+        };
+        let (none, environment) = (Path::new("/dev/null"), std::iter::empty());
+        let (settings, warnings) =
+            Settings::load(&sources.defaults, Some(none), environment).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        assert_eq!(settings.dns_listen, ["127.0.0.54:53".parse().unwrap()]);
     }
 }

@@ -152,7 +152,7 @@ fn dev_serves_one_machine_and_says_that_nothing_can_start_units() {
 }
 
 #[test]
-fn usage_errors_exit_2_and_failures_1() {
+fn wrong_usage_and_failures_exit_1() {
     let dir = tempfile::tempdir().unwrap();
     let bad = dir.path().join("bad.conf");
     std::fs::write(&bad, "verbosity=0\n\nnonsense\n").unwrap();
@@ -164,18 +164,18 @@ fn usage_errors_exit_2_and_failures_1() {
     for (args, code, expect) in [
         (
             vec!["--nosuch".to_owned()],
-            2,
+            1,
             "unknown argument \"--nosuch\"",
         ),
-        (vec!["--config".into()], 2, "--config needs a file"),
+        (vec!["--config".into()], 1, "--config needs a file"),
         (
             vec!["dev".into(), "--listen=tcp://x".into()],
-            2,
+            1,
             "invalid address",
         ),
         (
             vec!["dev".into(), "--listen=http://0.0.0.0:1".into()],
-            2,
+            1,
             "not a loopback address",
         ),
         (
@@ -299,15 +299,28 @@ fn sighup_reads_the_configuration_again_and_keeps_sockets_and_what_is_good() {
     let status = format!("STATUS=running; the API on {address} has no TLS");
     assert!(said.contains("READY=1") && said.contains(&status), "{said}");
     assert!(ask("/fleet/v1/units").unwrap().starts_with("HTTP/1.1 503"));
-    write_config(&path("fleet.conf"), &format!("{base}plain_role=operate\n"));
+    let text = format!("{base}plain_role=operate\nverbosity=1\n");
+    write_config(&path("fleet.conf"), &text);
     hang_up();
     until("the new role", &|| role("operate"));
+    // The level of the log follows, too, up and down.
+    assert!(logged("the configuration is read verbosity=1"));
+    write_config(
+        &path("fleet.conf"),
+        &text.replace("verbosity=1", "verbosity=0"),
+    );
+    hang_up();
+    until("the second reading", &|| {
+        let log = std::fs::read_to_string(path("log")).unwrap();
+        log.matches("reading the configuration again").count() == 2 && role("operate")
+    });
     write_config(&path("fleet.conf"), &format!("{base}plain_role=king\n"));
     hang_up();
     until("the complaint", &|| {
         logged("the old settings stay") && logged("fleet.conf:7: plain_role")
     });
     until("it answers as before", &|| role("operate"));
+    assert!(!logged("the configuration is read verbosity=0"));
     // Metrics, at the socket of their own, tell of the open door.
     let mut stream = UnixStream::connect(path("metrics.sock")).unwrap();
     write!(

@@ -40,10 +40,20 @@ fn drain_replace_partition_and_reboot_of_three_machines() -> anyhow::Result<()> 
         2 * MINUTE,
         "fleetctl start --wait-active sleeper@1 once.service",
     )?;
+    logs(&machines)?;
     drain(&machines)?;
     replace(&machines)?;
     partition(&w, &machines)?;
     reboot(&mut machines)
+}
+
+/// A unit's log is read on any machine, though it is in one machine's journal only.
+fn logs(machines: &[Machine]) -> anyhow::Result<()> {
+    let log = "curl -sS --unix-socket /run/fleet.sock http://localhost/flotilla/v1/units/once.service/journal";
+    for m in machines {
+        m.wait_until("the log", MINUTE, &format!("{log} | grep it-runs-here"))?;
+    }
+    Ok(())
 }
 
 /// Every unit that can leaves the machine and nothing new comes, until it is uncordoned.
@@ -97,6 +107,29 @@ fn replace(machines: &[Machine]) -> anyhow::Result<()> {
         ensure!(
             now.contains("second text") && !now.contains(&format!("MainPID={pid}")),
             "{unit} was not replaced: {now}"
+        );
+    }
+    // A global unit takes its new text over machine by machine.
+    let global = |text: &str| {
+        format!(
+            "[Unit]\nDescription={text}\n\n[Service]\nExecStart=/bin/sleep 1000000\n\n[X-Fleet]\nGlobal=true\n"
+        )
+    };
+    m.upload("everywhere.service", global("first text").as_bytes())?;
+    m.ssh("fleetctl start --wait-active everywhere.service")?;
+    m.wait_until(
+        "a global unit on all machines",
+        MINUTE,
+        "test $(fleetctl list-units --no-legend --fields unit,active | grep -c '^everywhere.service.*active') = 3",
+    )?;
+    m.upload("everywhere.service", global("second text").as_bytes())?;
+    let said = m.ssh("fleetctl replace everywhere.service")?;
+    ensure!(said.matches("replaced on").count() == 3, "{said}");
+    for m in machines {
+        let now = m.ssh("systemctl show -p Description -p ActiveState everywhere.service")?;
+        ensure!(
+            now.contains("second text") && now.contains("=active"),
+            "{now}"
         );
     }
     Ok(())

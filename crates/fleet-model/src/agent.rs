@@ -8,7 +8,7 @@
 //! A batch unit that has ended well is not started again, nor is one whose last attempt failed on
 //! this machine until the engine has scheduled it anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -40,6 +40,9 @@ pub struct AgentUnit {
     pub result: Option<Arc<BatchResult>>,
     /// The last failed attempt after which the engine has changed its schedule; 0 for none.
     pub answered: u32,
+    /// The machines whose turn to take the text over has come, while it is being rolled out; all of
+    /// them otherwise.
+    pub turns: Option<Arc<BTreeSet<MachineId>>>,
 }
 
 /// A unit this machine shall have.
@@ -57,6 +60,9 @@ pub struct Wanted {
     pub ended: bool,
     /// What to do with it when this machine loses the cluster.
     pub partition: Partition,
+    /// The text is being rolled out, and it is not this machine's turn: what runs with an older
+    /// text goes on.
+    pub held: bool,
 }
 
 impl Wanted {
@@ -78,6 +84,7 @@ impl Wanted {
             restart: unit.restart,
             ended,
             partition: unit.requirements.partition,
+            held: unit.turns.as_ref().is_some_and(|turns| !turns.contains(me)),
         }
     }
 }
@@ -219,6 +226,7 @@ pub fn plan(
     for (name, local) in have {
         match wanted.get(name) {
             None => add(name, Step::Unload, Reason::NotWantedHere),
+            Some(w) if w.hash != local.hash && w.held && w.runs() && local.launched => {}
             Some(w) if w.hash != local.hash => add(name, Step::Unload, Reason::TextChanged),
             Some(w) if w.runs() && !local.launched => {
                 add(name, Step::Start, Reason::TargetLaunched);
@@ -295,6 +303,7 @@ mod tests {
             restart: 0,
             ended: false,
             partition: Partition::Keep,
+            held: false,
         }
     }
 
@@ -365,6 +374,47 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_is_rolled_out_waits_for_its_turn_where_the_old_one_runs() {
+        use TargetState::{Launched, Loaded};
+        let file = Arc::new(UnitFile::parse("[X-Fleet]\nGlobal=true").unwrap());
+        let me = MachineId::parse("m1").unwrap();
+        let turns = |machines: &[&str]| {
+            let ids = machines.iter().map(|m| MachineId::parse(m).unwrap());
+            Some(Arc::new(ids.collect::<BTreeSet<_>>()))
+        };
+        for (turns, target, have, expect) in [
+            (None, Launched, Some(("1", true)), &[Step::Unload][..]),
+            (turns(&["m1"]), Launched, Some(("1", true)), &[Step::Unload]),
+            (turns(&["m2"]), Launched, Some(("1", true)), &[]),
+            (turns(&[]), Launched, Some(("1", true)), &[]),
+            // Nothing of it runs here: nothing is lost by the new text.
+            (turns(&[]), Launched, Some(("1", false)), &[Step::Unload]),
+            (turns(&[]), Loaded, Some(("1", true)), &[Step::Unload]),
+            (turns(&[]), Launched, None, &[Step::Load, Step::Start]),
+            (turns(&[]), Launched, Some(("2", false)), &[Step::Start]),
+        ] {
+            let said = format!("{turns:?} {target} {have:?}");
+            let unit = AgentUnit {
+                hash: "2".into(),
+                requirements: Arc::new(Requirements::of(&name("a"), &file)),
+                file: file.clone(),
+                target,
+                scheduled: None,
+                restart: 0,
+                result: None,
+                answered: 0,
+                turns,
+            };
+            let units = BTreeMap::from([(name("a"), unit)]);
+            let wanted = wanted(&me, &Metadata::new(), &Offer::default(), &units);
+            let have = have.map(|(hash, launched)| (name("a"), local(hash, launched)));
+            let tasks = plan(&wanted, &have.into_iter().collect());
+            let steps: Vec<Step> = tasks.iter().map(|t| t.step).collect();
+            assert_eq!(steps, expect, "{said}");
+        }
+    }
+
+    #[test]
     fn scheduled_units_beat_global_ones_whatever_their_names() {
         let me = MachineId::parse("m1").unwrap();
         let unit = |section: &str, scheduled: bool| {
@@ -379,6 +429,7 @@ mod tests {
                 restart: 0,
                 result: None,
                 answered: 0,
+                turns: None,
             }
         };
         let units = BTreeMap::from([
@@ -433,6 +484,7 @@ mod tests {
                 restart: 0,
                 result: result.clone(),
                 answered,
+                turns: None,
             };
             let units = BTreeMap::from([(name("a"), unit)]);
             let wanted = wanted(&me, &Metadata::new(), &Offer::default(), &units);

@@ -7,7 +7,7 @@
 //! * [`quiet_broken_pipe`] makes `journalctl | head` end as people expect.
 //!
 //! The level is `info` for daemons; `FLOTILLA_LOG=debug` or `FLOTILLA_LOG=info,fleetd::engine=trace` changes it, and a
-//! command's `-v` raises it. No configuration file, no rotation, no colours: the journal does the rest. The subscriber
+//! command's `-v` raises it; [`set_steps`] changes that while the process runs. No configuration file, no rotation, no colours: the journal does the rest. The subscriber
 //! is our own, because `tracing-subscriber`'s filter brings a regular expression engine into every program.
 //!
 //! Never log secrets: whatever is a field here can be read by the group `systemd-journal`.
@@ -23,4 +23,4 @@ mod subscriber;
 pub use error::{EXIT_BROKEN_PIPE, chain, is_broken_pipe, quiet_broken_pipe, report};
 pub use filter::{Filter, FilterError};
 pub use sink::{Sink, send_to_journal};
-pub use subscriber::init;
+pub use subscriber::{init, set_steps};

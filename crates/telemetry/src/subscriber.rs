@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use tracing::field::{Field as TracingField, Visit};
 use tracing::level_filters::LevelFilter;
@@ -27,11 +27,23 @@ pub fn init(program: &'static str, sink: Sink, steps: i32) {
         },
         Err(_) => (Filter::level(LevelFilter::INFO), None),
     };
-    let log = Log::new(program, Output::open(sink), filter.louder(steps));
+    let log = Log::new(program, Output::open(sink), filter, steps);
     if tracing::subscriber::set_global_default(log).is_ok()
         && let Some(err) = complaint
     {
         tracing::warn!("ignoring FLOTILLA_LOG: {err}");
+    }
+}
+
+/// Changes `steps` of [`init`] while the process runs.
+pub fn set_steps(steps: i32) {
+    let changed = tracing::dispatcher::get_default(|log| {
+        let log = log.downcast_ref::<Log>();
+        log.is_some_and(|log| log.set_steps(steps))
+    });
+    if changed {
+        // Which events are kept is remembered where they are made.
+        tracing::callsite::rebuild_interest_cache();
     }
 }
 
@@ -47,7 +59,9 @@ struct Span {
 struct Log {
     program: &'static str,
     output: Output,
-    filter: Filter,
+    /// As it is without steps.
+    base: Filter,
+    filter: RwLock<Filter>,
     next: AtomicU64,
     spans: Mutex<HashMap<u64, Span>>,
 }
@@ -62,14 +76,28 @@ fn current() -> Option<u64> {
 }
 
 impl Log {
-    fn new(program: &'static str, output: Output, filter: Filter) -> Self {
+    fn new(program: &'static str, output: Output, base: Filter, steps: i32) -> Self {
         Self {
             program,
             output,
-            filter,
+            filter: RwLock::new(base.clone().louder(steps)),
+            base,
             next: AtomicU64::new(1),
             spans: Mutex::default(),
         }
+    }
+
+    /// Whether that changes anything.
+    fn set_steps(&self, steps: i32) -> bool {
+        let fresh = self.base.clone().louder(steps);
+        let mut filter = self.filter.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = *filter != fresh;
+        *filter = fresh;
+        changed
+    }
+
+    fn with_filter<T>(&self, f: impl FnOnce(&Filter) -> T) -> T {
+        f(&self.filter.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn with_spans<T>(&self, f: impl FnOnce(&mut HashMap<u64, Span>) -> T) -> T {
@@ -96,11 +124,11 @@ impl Log {
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.filter.keeps(metadata.target(), metadata.level())
+        self.with_filter(|filter| filter.keeps(metadata.target(), metadata.level()))
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.filter.max_level())
+        Some(self.with_filter(Filter::max_level))
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
@@ -250,7 +278,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("telemetry-test-{}", std::process::id()));
         let file = std::fs::File::create(&dir).expect("temp file");
         // The kernel log's form is written with one write per record, so a plain file can stand for it.
-        let log = Log::new("test", Output::Kmsg(file), Filter::level(LevelFilter::INFO));
+        let log = Log::new(
+            "test",
+            Output::Kmsg(file),
+            Filter::level(LevelFilter::INFO),
+            0,
+        );
         tracing::subscriber::with_default(log, || {
             let outer = tracing::info_span!("outer", unit = "a.service");
             let _in_outer = outer.enter();
@@ -272,8 +305,36 @@ mod tests {
     }
 
     #[test]
+    fn the_level_can_be_changed_and_what_is_made_already_follows() {
+        let path = std::env::temp_dir().join(format!("telemetry-steps-{}", std::process::id()));
+        let file = std::fs::File::create(&path).expect("temp file");
+        let log = Log::new(
+            "test",
+            Output::Kmsg(file),
+            Filter::level(LevelFilter::INFO),
+            0,
+        );
+        tracing::subscriber::with_default(log, || {
+            for steps in [0, 1, -1, 0] {
+                set_steps(steps);
+                // The same places each time.
+                tracing::debug!("debug at {steps}");
+                tracing::info!("info at {steps}");
+            }
+        });
+        let text = std::fs::read_to_string(&path).expect("read back");
+        std::fs::remove_file(&path).expect("clean up");
+        let lines: Vec<&str> = text
+            .lines()
+            .filter_map(|l| l.split_once(": "))
+            .map(|l| l.1)
+            .collect();
+        assert_eq!(lines, ["info at 0", "debug at 1", "info at 1", "info at 0"]);
+    }
+
+    #[test]
     fn closed_spans_leave_no_trace() {
-        let log = Log::new("test", Output::Stderr, Filter::level(LevelFilter::INFO));
+        let log = Log::new("test", Output::Stderr, Filter::level(LevelFilter::INFO), 0);
         let dispatch = tracing::Dispatch::new(log);
         tracing::dispatcher::with_default(&dispatch, || {
             let outer = tracing::info_span!("outer");

@@ -112,6 +112,10 @@ const DROPPED: &[&str] = &[
     "ETCD_FORCE",
 ];
 
+/// How much history is kept where nobody says. Without a limit it grows until, after some weeks of a few writes a
+/// second, etcd takes no more.
+const HISTORY: &str = "1h";
+
 /// Decides how etcd is run.
 pub fn plan(env: &Env, facts: &Facts) -> Result<Plan, PlanError> {
     let mut work = Work {
@@ -285,6 +289,9 @@ impl Work {
         };
         let data_dir = self.default("ETCD_DATA_DIR", default);
         let name = self.default("ETCD_NAME", &facts.machine_id);
+        if !self.env.contains_key("ETCD_AUTO_COMPACTION_MODE") {
+            self.default("ETCD_AUTO_COMPACTION_RETENTION", HISTORY);
+        }
         let local = "http://127.0.0.1:2379,http://127.0.0.1:4001";
         let listen = self.default("ETCD_LISTEN_CLIENT_URLS", local);
         // etcd demands it where the other is set; 2.x advertised the local ports.
@@ -416,7 +423,9 @@ mod tests {
 
     #[track_caller]
     fn check(given: &str, want: &str) {
-        let plan = plan(&env(given), &facts()).expect("a plan");
+        let mut plan = plan(&env(given), &facts()).expect("a plan");
+        let history = plan.set.remove("ETCD_AUTO_COMPACTION_RETENTION");
+        assert_eq!(history.as_deref(), Some(HISTORY), "{given}");
         assert_eq!(plan.set, env(want), "{given}");
         assert!(matches!(plan.role, Role::Member { .. }));
     }
@@ -439,6 +448,17 @@ mod tests {
                    INITIAL_ADVERTISE_PEER_URLS=http://10.0.2.11:2380 ADVERTISE_CLIENT_URLS=http://10.0.2.11:2379 \
                    LISTEN_CLIENT_URLS=http://0.0.0.0:2379 LISTEN_PEER_URLS=http://10.0.2.11:2380";
         check(all, all);
+    }
+
+    #[test]
+    fn history_is_kept_as_long_as_the_operator_says() {
+        let history = |given: &str| {
+            let plan = plan(&env(given), &facts()).expect("a plan");
+            plan.set.get("ETCD_AUTO_COMPACTION_RETENTION").cloned()
+        };
+        assert_eq!(history("AUTO_COMPACTION_RETENTION=0").as_deref(), Some("0"));
+        // Another unit of measure; etcd's own default for it holds.
+        assert_eq!(history("AUTO_COMPACTION_MODE=revision"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use fleet_model::BatchResult;
 use fleet_model::wire::flotilla::{
-    Explanation, Machine, Machines, RebalanceRequest, Rebalancing, UnitRuns,
+    Explanation, Machine, Machines, RebalanceRequest, Rebalancing, Turns, UnitRuns,
 };
 
 use super::{Client, encode};
@@ -100,6 +100,32 @@ impl Client {
         self.decode(&what, &answer)
     }
 
+    /// The machines that may take over a text that is being rolled out; `None` if none is.
+    pub(crate) fn turns(&self, name: &str) -> Result<Option<Vec<String>>, Failure> {
+        let what = format!("read how far unit {name} is rolled out");
+        let answer = self.beyond(&what, "GET", &turns_path(name), None)?;
+        if answer.status == 404 {
+            return Ok(None);
+        }
+        self.expect(&what, &answer, &[200])?;
+        Ok(Some(self.decode::<Turns>(&what, &answer)?.machines))
+    }
+
+    /// Gives more machines their turn.
+    pub(crate) fn give_turns(&self, name: &str, machines: Vec<String>) -> Result<(), Failure> {
+        let what = format!("roll unit {name} out");
+        let body = serde_json::to_vec(&Turns { machines }).expect("plain strings always serialise");
+        let answer = self.beyond(&what, "POST", &turns_path(name), Some(&body))?;
+        self.expect(&what, &answer, &[204])
+    }
+
+    /// Lets all machines take over a text that was rolled out; nothing if none is.
+    pub(crate) fn end_turns(&self, name: &str) -> Result<(), Failure> {
+        let what = format!("end the roll-out of unit {name}");
+        let answer = self.beyond(&what, "DELETE", &turns_path(name), None)?;
+        self.expect(&what, &answer, &[204, 404])
+    }
+
     /// What came of a batch unit; `None` as long as there is nothing to tell.
     pub(crate) fn result(&self, name: &str) -> Result<Option<BatchResult>, Failure> {
         let what = format!("read the result of unit {name}");
@@ -111,4 +137,8 @@ impl Client {
         self.expect(&what, &answer, &[200])?;
         self.decode(&what, &answer).map(Some)
     }
+}
+
+fn turns_path(name: &str) -> String {
+    format!("units/{}/turns", encode(name))
 }

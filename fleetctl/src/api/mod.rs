@@ -90,8 +90,17 @@ impl Client {
             Some(unit) => format!("/fleet/v1/state?unitName={}", encode(unit)),
             None => "/fleet/v1/state".to_owned(),
         };
+        self.state_pages(&path)
+    }
+
+    /// What one machine says of its units.
+    pub(crate) fn states_on(&self, machine: &str) -> Result<Vec<wire::UnitState>, Failure> {
+        self.state_pages(&format!("/fleet/v1/state?machineID={}", encode(machine)))
+    }
+
+    fn state_pages(&self, path: &str) -> Result<Vec<wire::UnitState>, Failure> {
         let split = |page: wire::UnitStatePage| (page.states, page.next_page_token);
-        self.pages("list states", &path, split)
+        self.pages("list states", path, split)
     }
 
     pub(crate) fn machines(&self) -> Result<Vec<wire::Machine>, Failure> {
@@ -119,13 +128,20 @@ impl Client {
         file: &UnitFile,
         target: TargetState,
     ) -> Result<(), Failure> {
-        let unit = wire::Unit {
-            name: name.to_owned(),
-            options: file.options().to_vec(),
-            desired_state: target.to_string(),
-            ..wire::Unit::default()
-        };
-        self.put(&format!("create unit {name}"), &unit)
+        let unit = whole(name, file, target);
+        self.put(&format!("create unit {name}"), &unit_path(name), &unit)
+    }
+
+    /// Gives a global unit another text, which each machine takes over when it has its turn.
+    pub(crate) fn create_rolling(
+        &self,
+        name: &str,
+        file: &UnitFile,
+        target: TargetState,
+    ) -> Result<(), Failure> {
+        let unit = whole(name, file, target);
+        let path = format!("{}?rolling=true", unit_path(name));
+        self.put(&format!("replace unit {name}"), &path, &unit)
     }
 
     /// Sets what is wanted of a unit.
@@ -135,14 +151,16 @@ impl Client {
             desired_state: target.to_string(),
             ..wire::Unit::default()
         };
-        self.put(&format!("set the state of unit {name}"), &unit)
+        self.put(
+            &format!("set the state of unit {name}"),
+            &unit_path(name),
+            &unit,
+        )
     }
 
-    fn put(&self, what: &str, unit: &wire::Unit) -> Result<(), Failure> {
+    fn put(&self, what: &str, path: &str, unit: &wire::Unit) -> Result<(), Failure> {
         let body = serde_json::to_vec(unit).expect("plain strings always serialise");
-        let answer = self
-            .transport
-            .request(what, "PUT", &unit_path(&unit.name), Some(&body))?;
+        let answer = self.transport.request(what, "PUT", path, Some(&body))?;
         self.expect(what, &answer, &[201, 204])
     }
 
@@ -174,6 +192,15 @@ fn message(answer: &Answer) -> String {
     serde_json::from_slice::<wire::ErrorBody>(&answer.body)
         .map(|body| body.error.message)
         .unwrap_or_default()
+}
+
+fn whole(name: &str, file: &UnitFile, target: TargetState) -> wire::Unit {
+    wire::Unit {
+        name: name.to_owned(),
+        options: file.options().to_vec(),
+        desired_state: target.to_string(),
+        ..wire::Unit::default()
+    }
 }
 
 fn unit_path(name: &str) -> String {

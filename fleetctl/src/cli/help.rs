@@ -60,9 +60,10 @@ const TEXTS: [(&str, &str); 27] = [
     ),
     (
         "drain",
-        "No unit is placed on the machine any more, and its units move one after the other to where\n\
-         they fit; global units stay. Waits until the machine has none left, and says which units\n\
-         have nowhere to go. \"uncordon\" ends it.\n\n\
+        "No unit is placed on the machine any more, and its units move to where they fit: all at once,\n\
+         each stopped before it is started elsewhere; global units stay. Waits until the machine has\n\
+         stopped them and they are up elsewhere, and says what keeps those that cannot leave.\n\
+         \"uncordon\" ends it.\n\n\
          Example:\n  fleetctl drain 2444264c && fleetctl ssh 2444264c sudo reboot",
     ),
     (
@@ -121,9 +122,10 @@ const TEXTS: [(&str, &str); 27] = [
     ),
     (
         "replace",
-        "Gives units a new text while at most N of them are down. Each is replaced where it is, if it still\n\
-         fits there, and must be active before the next has its turn. At the first that does not become\n\
-         active it stops, and says what has been replaced and what has not.\n\n\
+        "Gives units a new text while at most N of them are down. Those that are down already count, and\n\
+         have their turn first. Each is replaced where it is, if it still fits there, and must be active\n\
+         before the next has its turn; a global unit is replaced machine by machine. At the first that\n\
+         does not become active it stops, and says what has been replaced and what has not.\n\n\
          Examples:\n  fleetctl replace web@1.service web@2.service\n  \
          fleetctl replace --max-unavailable 2 ./web@.service",
     ),

@@ -86,8 +86,9 @@ pub(crate) struct Global {
         default_value = "", hide_default_value = true, value_parser = truth, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     debug: Given<bool>,
     /// Print results, and errors, as JSON.
-    #[arg(long, global = true, action = ArgAction::SetTrue)]
-    pub(crate) json: bool,
+    #[arg(long, global = true, env = "FLEETCTL_JSON", value_name = "BOOL",
+        default_value = "", hide_default_value = true, value_parser = truth, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    json: Given<bool>,
     /// Without effect, as in the original's last version.
     #[arg(long, global = true, env = "FLEETCTL_EXPERIMENTAL_API", hide = true,
         default_value = "", hide_default_value = true, value_parser = truth, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -140,6 +141,10 @@ impl Global {
 
     pub(crate) fn silence(&self) -> std::time::Duration {
         std::time::Duration::from_secs_f64(self.request_timeout.0.unwrap_or(30.0).max(0.1))
+    }
+
+    pub(crate) fn json(&self) -> bool {
+        self.json.0.unwrap_or(false)
     }
 
     pub(crate) fn debug(&self) -> bool {

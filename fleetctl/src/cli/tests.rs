@@ -18,6 +18,20 @@ fn the_command_line_is_consistent() {
 }
 
 #[test]
+fn every_global_flag_is_also_a_variable() {
+    let command = command();
+    let global = command.get_arguments().filter(|arg| arg.is_global_set());
+    let mut seen = 0;
+    for arg in global.filter(|arg| !["help", "h"].contains(&arg.get_id().as_str())) {
+        let flag = arg.get_long().unwrap();
+        let variable = format!("FLEETCTL_{}", flag.replace('-', "_").to_uppercase());
+        assert_eq!(arg.get_env(), Some(variable.as_ref()), "--{flag}");
+        seen += 1;
+    }
+    assert!(seen > 15, "{seen}");
+}
+
+#[test]
 fn commands_can_be_shortened_as_in_the_original() {
     for (short, full) in [
         ("c", "cat"),

@@ -10,6 +10,7 @@ mod replace;
 mod restart;
 mod result;
 mod scale;
+mod turns;
 mod up;
 mod upload;
 

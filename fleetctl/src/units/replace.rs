@@ -1,10 +1,11 @@
 //! `replace`: gives running units another text, a few at a time.
 //!
 //! Each unit keeps its target state and, where it still fits, its machine. Its turn ends when the
-//! machine reports the new text as active (or loaded, where no more is wanted). The first unit that
-//! does not come to it ends the command; nothing is rolled back, and what stands where is told.
+//! machine reports the new text as active (or loaded, where no more is wanted). Whatever is down
+//! already counts, and has its turn first. The first unit that does not come to it, or fails again,
+//! ends the command; nothing is rolled back, and what stands where is told.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use fleet_model::{TargetState, UnitFile, UnitName, mangle, wire};
@@ -16,17 +17,19 @@ use crate::cli::Replace;
 use crate::error::Failure;
 use crate::explain::waits_for;
 use crate::out::Out;
-use crate::wait::{Look, Patience, Pulse, Rests, Waiter};
+use crate::wait::{Look, Patience, Pulse, Rests, Round, Waiter};
 
 /// One unit's new text.
 #[derive(Debug, Clone)]
-struct Change {
-    name: String,
+pub(super) struct Change {
+    pub(super) name: String,
     path: String,
-    file: UnitFile,
-    target: TargetState,
-    /// On how many machines it is at once; 1 unless global.
+    pub(super) file: UnitFile,
+    pub(super) target: TargetState,
+    /// On how many machines it runs at once; 1 unless global.
     width: u32,
+    /// The registry has the text already, and not all machines.
+    pub(super) stored: bool,
 }
 
 /// What is to be done, in order.
@@ -51,12 +54,20 @@ pub(crate) fn replace(client: &Client, out: &Out, args: &Replace) -> Result<(), 
     for change in all() {
         check(&change.path, &change.name, &change.file)?;
     }
-    if let Some(wide) = plan.units.iter().find(|c| c.width > args.max_unavailable) {
-        return Err(Failure::Refused(format!(
-            "global unit {} is replaced on all its {} machines at once: \
-             allow that with --max-unavailable {}",
-            wide.name, wide.width, wide.width
-        )));
+    let is_wide = |change: &Change| change.stored || change.width > args.max_unavailable;
+    let (wide, narrow): (Vec<_>, Vec<_>) = plan.units.iter().cloned().partition(is_wide);
+    if let Some(wide) = wide.first() {
+        match client.turns(&wide.name) {
+            // The original's fleetd knows no turns.
+            Err(Failure::TooOld { .. }) => {
+                return Err(Failure::Refused(format!(
+                    "global unit {} is replaced on all its {} machines at once: \
+                     allow that with --max-unavailable {}",
+                    wide.name, wide.width, wide.width
+                )));
+            }
+            other => drop(other?),
+        }
     }
     if args.dry_run {
         for change in all() {
@@ -73,7 +84,9 @@ pub(crate) fn replace(client: &Client, out: &Out, args: &Replace) -> Result<(), 
         out.unit(&change.name, &[("action", "replaced")]);
         out.line(&format!("Replaced {}", change.name));
     }
-    Roll::new(client, out, args).run(plan.units)
+    let mut roll = Roll::new(client, out, args, wide);
+    roll.run(narrow)?;
+    roll.run_wide()
 }
 
 /// Finds out which units the arguments mean and which text each is to have.
@@ -108,6 +121,7 @@ fn plan(client: &Client, arguments: &[String]) -> Result<Plan, Failure> {
                     file,
                     target,
                     width: 1,
+                    stored: false,
                 });
             }
             for unit in client.units()? {
@@ -158,12 +172,18 @@ impl Plan {
         path: &str,
         file: &UnitFile,
     ) -> Result<(), Failure> {
-        if file_of(&unit)?.hash() == file.hash() {
+        let stored = file_of(&unit)?.hash() == file.hash();
+        let target: TargetState = unit.desired_state.parse().unwrap_or(TargetState::Inactive);
+        let global = is_global(&unit) && target == TargetState::Launched;
+        let broken_off = || match client.turns(&unit.name) {
+            Err(Failure::TooOld { .. }) => Ok(false),
+            turns => Ok(turns?.is_some()),
+        };
+        if stored && !(global && broken_off()?) {
             self.same.push(unit.name);
             return Ok(());
         }
-        let target: TargetState = unit.desired_state.parse().unwrap_or(TargetState::Inactive);
-        let width = if is_global(&unit) && target != TargetState::Inactive {
+        let width = if global {
             u32::try_from(client.states(Some(&unit.name))?.len())
                 .unwrap_or(u32::MAX)
                 .max(1)
@@ -176,30 +196,50 @@ impl Plan {
             file: file.clone(),
             target,
             width,
+            stored,
         });
         Ok(())
     }
 }
 
 /// A rolling replacement on its way.
-struct Roll<'a> {
-    client: &'a Client,
-    out: &'a Out,
-    most: u32,
-    /// For each unit.
-    patience: Patience,
+pub(super) struct Roll<'a> {
+    pub(super) client: &'a Client,
+    pub(super) out: &'a Out,
+    pub(super) most: u32,
+    /// For each unit; of global ones for each machine.
+    pub(super) patience: Patience,
+    /// Global units on more machines than may be down: the last, one after the other.
+    wide: VecDeque<Change>,
+    /// How far the one is that is under way.
+    pub(super) progress: String,
     done: Vec<String>,
-    rests: Rests,
+    /// Those of them that shall be active.
+    up: Vec<String>,
+    pub(super) rests: Rests,
+}
+
+/// What may be done next.
+enum Next {
+    /// This one of those that wait may be replaced.
+    Begin(usize),
+    /// None, as long as so many are down; this is one of them.
+    Pause(String),
+    /// None any more: this unit has its new text and has failed.
+    End(String, Failure),
 }
 
 impl<'a> Roll<'a> {
-    fn new(client: &'a Client, out: &'a Out, args: &Replace) -> Self {
+    fn new(client: &'a Client, out: &'a Out, args: &Replace, wide: Vec<Change>) -> Self {
         Self {
             client,
             out,
             most: args.max_unavailable,
             patience: Patience::from_attempts(args.block_attempts),
+            wide: wide.into(),
+            progress: String::new(),
             done: Vec::new(),
+            up: Vec::new(),
             rests: Rests::default(),
         }
     }
@@ -208,26 +248,44 @@ impl<'a> Roll<'a> {
         let mut waiting = VecDeque::from(changes);
         let mut down: Vec<(Change, Instant)> = Vec::new();
         let mut pulse = Pulse::listening(self.client);
+        // Since when nothing may be begun because of what has been replaced and is down again.
+        let mut held_up: Option<Instant> = None;
         loop {
-            let mut width: u32 = down.iter().map(|(c, _)| c.width).sum();
-            while waiting
-                .front()
-                .is_some_and(|next| width + next.width <= self.most)
-            {
-                let Some(next) = waiting.pop_front() else {
+            let mut trouble = None;
+            while !waiting.is_empty() {
+                let width = down.iter().map(|(c, _)| c.width).sum();
+                let next = match self.next(&waiting, width) {
+                    Ok(Next::Begin(next)) => next,
+                    Ok(Next::Pause(_)) if !down.is_empty() => break,
+                    Ok(Next::Pause(blocker)) => {
+                        let since = *held_up.get_or_insert_with(Instant::now);
+                        if self.patience.is_over(since) {
+                            let failure = self.timed_out(&blocker);
+                            return Err(self.stopped(&blocker, failure, &down, &waiting));
+                        }
+                        break;
+                    }
+                    Ok(Next::End(name, failure)) => {
+                        return Err(self.stopped(&name, failure, &down, &waiting));
+                    }
+                    Err(failure) => {
+                        trouble = Some((String::new(), failure));
+                        break;
+                    }
+                };
+                held_up = None;
+                let Some(next) = waiting.remove(next) else {
                     break;
                 };
-                width += next.width;
                 if let Err(failure) = self.client.create(&next.name, &next.file, next.target) {
                     waiting.push_front(next.clone());
                     return Err(self.stopped(&next.name, failure, &down, &waiting));
                 }
                 down.push((next, Instant::now()));
             }
-            if down.is_empty() {
+            if down.is_empty() && waiting.is_empty() {
                 return Ok(());
             }
-            let mut trouble = None;
             for i in (0..down.len()).rev() {
                 let (change, since) = &down[i];
                 match self.look(change) {
@@ -237,7 +295,7 @@ impl<'a> Roll<'a> {
                     }
                     Ok(Look::NotYet) => {
                         if self.patience.is_over(*since) {
-                            let failure = self.timed_out(change);
+                            let failure = self.timed_out(&change.name);
                             return Err(self.stopped(&change.name, failure, &down, &waiting));
                         }
                     }
@@ -254,6 +312,67 @@ impl<'a> Roll<'a> {
             let left = down.iter().map(|(_, since)| self.patience.left(*since));
             pulse.pause(left.min().flatten());
         }
+    }
+
+    fn run_wide(&mut self) -> Result<(), Failure> {
+        while let Some(change) = self.wide.pop_front() {
+            if let Err(failure) = self.turn_by_turn(&change) {
+                let begun = [(change.clone(), Instant::now())];
+                return Err(self.stopped(&change.name, failure, &begun, &VecDeque::new()));
+            }
+            self.progress.clear();
+            self.done.push(change.name.clone());
+            self.out.unit(&change.name, &[("action", "replaced")]);
+        }
+        Ok(())
+    }
+
+    /// Which unit may be replaced next while `width` are down for it already: one that is down, for
+    /// that takes nothing away; else the first, if no more than allowed are down then.
+    fn next(&self, waiting: &VecDeque<Change>, width: u32) -> Result<Next, Failure> {
+        let has_room = |change: &Change| width + change.width <= self.most;
+        if !waiting.iter().any(has_room) {
+            return Ok(Next::Pause(String::new()));
+        }
+        let round = Round::of(self.client, waiting.len() + self.up.len());
+        let mut total = width;
+        let mut blocker = None;
+        for name in &self.up {
+            let wanted = round.find(name)?;
+            if wanted.is_none_or(|unit| unit.desired_state != TargetState::Launched.as_str()) {
+                continue;
+            }
+            let states = round.states(name)?;
+            if let Look::Never(failure) = Rests::default().look(name, &states) {
+                return Ok(Next::End(name.clone(), failure));
+            }
+            // What has done its work is not missed.
+            let down = missing(&states, &["active", "reloading", "inactive"]);
+            total += down;
+            blocker = blocker.or_else(|| (down > 0).then(|| name.clone()));
+        }
+        let mut missed = BTreeMap::new();
+        for change in waiting {
+            if change.target == TargetState::Launched {
+                let down = missing(&round.states(&change.name)?, &["active", "reloading"]);
+                total += down;
+                missed.insert(&change.name, down);
+            }
+        }
+        let missed = |change: &Change| missed.get(&change.name).copied().unwrap_or(0);
+        let after = |change: &Change| total - missed(change) + change.width;
+        let eager = waiting
+            .iter()
+            .position(|c| missed(c) > 0 && has_room(c) && after(c) <= total.max(self.most));
+        let first = || {
+            waiting
+                .front()
+                .filter(|c| has_room(c) && after(c) <= self.most)
+        };
+        Ok(match eager.or_else(|| first().map(|_| 0)) {
+            Some(next) => Next::Begin(next),
+            None => Next::Pause(blocker.unwrap_or_default()),
+        })
     }
 
     /// How far a unit has come with its new text.
@@ -279,6 +398,9 @@ impl<'a> Roll<'a> {
 
     fn finished(&mut self, change: &Change) -> Result<(), Failure> {
         self.done.push(change.name.clone());
+        if change.target == TargetState::Launched {
+            self.up.push(change.name.clone());
+        }
         self.out.unit(&change.name, &[("action", "replaced")]);
         let unit = super::get(self.client, &change.name)?;
         let waiter = Waiter {
@@ -289,10 +411,10 @@ impl<'a> Roll<'a> {
         waiter.say_where(&unit, "replaced")
     }
 
-    fn timed_out(&self, change: &Change) -> Failure {
-        let explanation = self.client.explain(&change.name).ok().flatten();
+    pub(super) fn timed_out(&self, name: &str) -> Failure {
+        let explanation = self.client.explain(name).ok().flatten();
         Failure::TimedOut {
-            name: change.name.clone(),
+            name: name.to_owned(),
             state: "active with its new text".into(),
             reason: explanation.as_ref().and_then(waits_for),
         }
@@ -306,7 +428,8 @@ impl<'a> Roll<'a> {
         waiting: &VecDeque<Change>,
     ) -> Failure {
         let under_way: Vec<String> = down.iter().map(|(c, _)| c.name.clone()).collect();
-        let untouched: Vec<String> = waiting.iter().map(|c| c.name.clone()).collect();
+        let waiting = waiting.iter().chain(&self.wide);
+        let untouched: Vec<String> = waiting.map(|c| c.name.clone()).collect();
         let words = [
             ("replaced", &self.done),
             ("begun", &under_way),
@@ -320,8 +443,17 @@ impl<'a> Roll<'a> {
         let standing = words.map(|(word, names)| format!("{word}: {}", bracketed(names)));
         Failure::Rolling {
             name: name.to_owned(),
-            standing: standing.join(", "),
+            standing: standing.join(", ") + &self.progress,
             source: Box::new(failure),
         }
     }
+}
+
+/// On how many machines a unit is in none of these states; on one, if it is on no machine.
+fn missing(states: &[wire::UnitState], well: &[&str]) -> u32 {
+    if states.is_empty() {
+        return 1;
+    }
+    let bad = |s: &&wire::UnitState| !well.contains(&s.systemd_active_state.as_str());
+    u32::try_from(states.iter().filter(bad).count()).unwrap_or(u32::MAX)
 }

@@ -1,5 +1,8 @@
 //! What commands do, beyond what they print.
 
+use std::collections::BTreeSet;
+use std::time::Instant;
+
 use crate::harness::{Cluster, eventually};
 
 const A: &str = "[Service]\nExecStart=/bin/a\n";
@@ -27,14 +30,36 @@ fn a_restart_starts_the_process_anew_where_it_is() {
     assert_eq!(cluster.starts("a.service"), 2);
 }
 
+/// How many units were down at once, at most, since a time when all were active; all are again.
+fn most_down(cluster: &Cluster, since: Instant) -> usize {
+    let all = cluster.machines.iter().flat_map(|m| m.manager.turns());
+    let mut turns: Vec<_> = all.filter(|(when, ..)| *when >= since).collect();
+    turns.sort();
+    let mut down = BTreeSet::new();
+    let mut most = 0;
+    for (_, name, active) in turns {
+        if active {
+            down.remove(&name);
+        } else {
+            down.insert(name);
+        }
+        most = most.max(down.len());
+    }
+    assert_eq!(down, BTreeSet::new(), "still down");
+    most
+}
+
 #[test]
 fn a_rolling_replacement_never_has_more_down_than_allowed() {
     let cluster = Cluster::start(2);
-    cluster.write("web@.service", A);
-    cluster.well(&["scale", "web@", "4"]);
-    cluster.write("web@.service", "[Service]\nExecStart=/bin/b\n");
+    let text = |program: &str| format!("[Service]\nTimeoutStartSec=1\nExecStart={program}\n");
+    cluster.write("web@.service", &text("/bin/a"));
+    cluster.well(&["scale", "--wait-active", "web@", "4"]);
+    cluster.write("web@.service", &text("/bin/b"));
+    let since = Instant::now();
     let out = cluster.well(&["replace", "--max-unavailable", "2", "web@.service"]);
     assert_eq!(out.lines().count(), 5, "{out}");
+    assert_eq!(most_down(&cluster, since), 2);
     for n in 1..=4 {
         assert_eq!(
             cluster.starts(&format!("web@{n}.service")),
@@ -42,14 +67,57 @@ fn a_rolling_replacement_never_has_more_down_than_allowed() {
             "each was started once more"
         );
     }
+    // What is down already counts, and has its turn first.
+    let since = Instant::now();
+    for machine in &cluster.machines {
+        if machine.manager.is_active("web@3.service") {
+            machine.manager.fail("web@3.service");
+        }
+    }
+    eventually("the failure is known", || {
+        let list = cluster.well(&["list-units", "--no-legend", "--fields", "unit,active"]);
+        list.contains("web@3.service\tfailed")
+    });
+    cluster.write("web@.service", &text("/bin/c"));
+    let out = cluster.well(&["replace", "web@.service"]);
+    let order: Vec<&str> = out.lines().skip(1).filter_map(|l| l.get(9..10)).collect();
+    assert_eq!(order, ["3", "1", "2", "4"], "{out}");
+    assert_eq!(most_down(&cluster, since), 1);
     // A text that fails leaves the rest as it was.
     cluster.write("web@.service", "[Service]\nExecStart=/bin/false\n");
     let ran = cluster.fleetctl(&["replace", "web@.service"]);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert_eq!(cluster.starts("web@1.service"), 3);
+    assert_eq!(cluster.starts("web@1.service"), 4);
     for n in 2..=4 {
-        assert_eq!(cluster.starts(&format!("web@{n}.service")), 2, "untouched");
+        assert_eq!(cluster.starts(&format!("web@{n}.service")), 3, "untouched");
     }
+}
+
+#[test]
+fn a_rolling_replacement_ends_when_what_it_has_replaced_fails() {
+    let cluster = Cluster::start(1);
+    cluster.write(
+        "web@.service",
+        "[Service]\nTimeoutStartSec=2\nExecStart=/bin/a\n",
+    );
+    cluster.well(&["scale", "--wait-active", "web@", "3"]);
+    cluster.write(
+        "web@.service",
+        "[Service]\nTimeoutStartSec=2\nExecStart=/bin/b\n",
+    );
+    let ran = std::thread::scope(|scope| {
+        let replace = scope.spawn(|| cluster.fleetctl(&["replace", "web@.service"]));
+        eventually("the second has its turn", || {
+            cluster.starts("web@2.service") == 2
+        });
+        cluster.machines[0].manager.fail("web@1.service");
+        replace.join().unwrap()
+    });
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let said = "stopped replacing at unit web@1.service; \
+                replaced: [web@1.service web@2.service], begun: [], untouched: [web@3.service]";
+    assert!(ran.err.contains(said), "{ran:?}");
+    assert_eq!(cluster.starts("web@3.service"), 1);
 }
 
 #[test]
@@ -118,6 +186,44 @@ fn a_rebalance_waits_until_the_units_are_where_they_shall_be() {
     let out = cluster.well(&["rebalance"]);
     assert!(out.ends_with("Rebalanced: 1 unit moved\n"), "{out}");
     assert_eq!(there(), 2);
+}
+
+#[test]
+fn a_drain_ends_when_the_units_are_stopped_here_and_up_elsewhere() {
+    let cluster = Cluster::start(2);
+    let (first, second) = (crate::harness::id(0), crate::harness::id(1));
+    cluster.well(&["cordon", &second]);
+    cluster.write(
+        "a.service",
+        "[Service]\nTimeoutStopSec=4\nExecStart=/bin/a\n",
+    );
+    cluster.write("g.service", GLOBAL);
+    cluster.well(&["start", "--wait-active", "a", "g"]);
+    let runs = |n: usize| cluster.machines[n].manager.is_active("a.service");
+    assert!(runs(0));
+    // Nowhere to go: it says so, and goes on running.
+    let ran = cluster.fleetctl(&["drain", "--block-attempts", "1", &first]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("a.service: cannot leave"), "{ran:?}");
+    assert!(runs(0));
+    cluster.well(&["uncordon", &second]);
+    // Off the schedule, and still being stopped.
+    let ran = cluster.fleetctl(&["drain", "--block-attempts", "1", &first]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("still has units: a.service"), "{ran:?}");
+    let out = cluster.well(&["drain", &first]);
+    assert!(!runs(0) && runs(1), "drained before it was so: {out}");
+    assert!(
+        out.ends_with("Machine 00000000.../10.0.0.1 drained\n"),
+        "{out}"
+    );
+    // The global unit is not waited for; nothing is left to do.
+    assert!(cluster.machines[0].manager.is_active("g.service"));
+    let out = cluster.well(&["--json", "drain", &first]);
+    let expect = format!(
+        "{{\"machines\":[{{\"machine\":\"{first}\",\"state\":\"drained\"}}],\"units\":{{}}}}\n"
+    );
+    assert_eq!(out, expect);
 }
 
 #[test]
@@ -204,6 +310,7 @@ fn empty_variables_are_none_and_the_command_line_wins() {
         "FLEETCTL_KNOWN_HOSTS_FILE",
         "FLEETCTL_ETCD_KEY_PREFIX",
         "FLEETCTL_DEBUG",
+        "FLEETCTL_JSON",
         "FLEETCTL_EXPERIMENTAL_API",
         "FLEETCTL_ETCD_CAFILE",
     ]
@@ -224,6 +331,13 @@ fn empty_variables_are_none_and_the_command_line_wins() {
         ("FLEETCTL_DEBUG", "true"),
     ];
     assert!(run(&debug, &list).err.contains("debug: GET unix://"));
+    let json = [
+        ("FLEETCTL_ENDPOINT", endpoint.as_str()),
+        ("FLEETCTL_JSON", "true"),
+    ];
+    assert!(run(&json, &list).out.starts_with("{\"machines\":["));
+    let plain = run(&json, &[&["--json=false"][..], &list].concat());
+    assert_eq!(plain.out, "10.0.0.1\n");
     let bad = [("FLEETCTL_SSH_TIMEOUT", "soon")];
     assert_eq!(run(&bad, &list).code, 2);
 }

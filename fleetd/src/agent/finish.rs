@@ -2,10 +2,11 @@
 //! again later. And the two ends of an agent's life: records of ours that nothing stands behind, and
 //! the farewell.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fleet_model::UnitName;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::work::{Done, Outcome};
 use super::{Agent, FIRST_RETRY, LONGEST_RETRY, Local, Retry};
@@ -102,6 +103,19 @@ impl Agent {
         pause
     }
 
+    /// When the next rest ends.
+    pub(super) fn next_retry(&self) -> Option<Instant> {
+        self.retries.values().filter_map(|r| r.at).min()
+    }
+
+    /// Ends the rests that are over.
+    pub(super) fn end_rests(&mut self) {
+        let now = Instant::now();
+        let over = |r: &&mut Retry| r.at.is_some_and(|at| at <= now);
+        let rests = self.retries.values_mut();
+        rests.filter(over).for_each(|r| r.at = None);
+    }
+
     /// Drops our record of a unit.
     fn forget(&mut self, name: UnitName) {
         self.dropping.insert(name.clone());
@@ -132,29 +146,37 @@ impl Agent {
         });
     }
 
-    /// The end: everything is stopped and taken away, as far as that works in time.
-    pub(super) async fn unload_everything(&mut self) {
-        let names: Vec<UnitName> = self.local.keys().cloned().collect();
-        tracing::info!("unloading {} units", names.len());
-        for name in names {
-            if !self.busy.contains(&name) {
+    /// The end: everything is stopped and taken away, what is only coming included, as far as that
+    /// works in time. Whether nothing is left.
+    pub(super) async fn unload_everything(&mut self) -> bool {
+        let units = self.local.len() + self.coming.len();
+        tracing::info!("unloading {units} units");
+        // What failed before need not rest now.
+        self.retries.clear();
+        let end = Instant::now() + FAREWELL;
+        while Instant::now() < end && !(self.local.is_empty() && self.busy.is_empty()) {
+            let idle = self.local.keys().filter(|name| !self.waits(name));
+            for name in idle.cloned().collect::<Vec<UnitName>>() {
                 let parts = self.parts();
                 self.begin(&name.clone(), async move { parts.unload(name).await });
             }
-        }
-        let end = Instant::now() + FAREWELL;
-        while !self.busy.is_empty() {
-            match tokio::time::timeout_at(end, self.work.join_next()).await {
-                Ok(Some(Ok(done))) => self.finish(done),
-                Ok(Some(Err(_))) => {}
-                _ => break,
+            let due = self.next_retry().map_or(end, |due| due.min(end));
+            tokio::select! {
+                biased;
+                Some(done) = self.work.join_next() => match done {
+                    Ok(done) => self.finish(done),
+                    Err(error) => tracing::error!("work on a unit broke off: {error}"),
+                },
+                () = sleep_until(due) => self.end_rests(),
             }
         }
         if self.reload {
             self.parts().reload().await;
         }
-        for name in &self.busy {
+        let left: BTreeSet<&UnitName> = self.local.keys().chain(&self.busy).collect();
+        for name in &left {
             tracing::error!(unit = %name, "{name} did not stop in time");
         }
+        left.is_empty()
     }
 }

@@ -148,8 +148,9 @@ struct Agent {
 /// Asks the agent to stop: unload everything (`true`) or leave everything as it is.
 pub type Stop = oneshot::Receiver<bool>;
 
-/// Runs the agent until it is asked to stop.
-pub async fn run(context: Context, mut stop: Stop) {
+/// Runs the agent until it is asked to stop. Whether it has unloaded everything: then no unit is
+/// here any more, and none is coming.
+pub async fn run(context: Context, mut stop: Stop) -> bool {
     let registry = context.registry.clone();
     let (publisher, mut dropped) = Publisher::start(
         registry,
@@ -174,7 +175,7 @@ pub async fn run(context: Context, mut stop: Stop) {
         swept: false,
     };
     if !agent.adopt(&mut stop).await {
-        return;
+        return false;
     }
     Announcer::start(
         agent.context.registry.clone(),
@@ -185,20 +186,17 @@ pub async fn run(context: Context, mut stop: Stop) {
         told,
     );
     loop {
-        let due = agent.retries.values().filter_map(|r| r.at).min();
+        let due = agent.next_retry();
         tokio::select! {
             // Always in this order, so that a simulated run can be run again.
             biased;
             unload = &mut stop => {
-                if unload.unwrap_or(false) {
-                    agent.unload_everything().await;
-                }
-                return;
+                return unload.unwrap_or(false) && agent.unload_everything().await;
             }
             () = agent.context.mirror.changed() => {}
             changed = agent.context.standing.changed() => {
                 if changed.is_err() {
-                    return;
+                    return false;
                 }
                 // Whatever failed for want of the registry may work now.
                 agent.retries.values_mut().for_each(|r| r.at = None);
@@ -211,9 +209,7 @@ pub async fn run(context: Context, mut stop: Stop) {
                 Err(error) => tracing::error!("work on a unit broke off: {error}"),
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                let now = Instant::now();
-                let over = |r: &&mut Retry| r.at.is_some_and(|at| at <= now);
-                agent.retries.values_mut().filter(over).for_each(|r| r.at = None);
+                agent.end_rests();
             }
         }
         while let Ok(item) = news.try_recv() {

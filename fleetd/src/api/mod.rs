@@ -29,15 +29,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, watch};
 
 pub use access::{Access, Caller, ParseRoleError, Role, Via};
-pub use beyond::{Hub, JournalReader};
+pub use beyond::Hub;
 pub use original::Original;
 pub use paging::page_number;
 pub use serve::{Listener, Tls, serve_metrics};
+pub use states::Listings;
 
 use self::reply::Body;
 pub(crate) use self::reply::Reply;
 use self::request::{is_foreign, is_led_astray, segments};
 use crate::audit::Audit;
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::presence::Standing;
 use crate::registry::{Mirror, Registry};
@@ -79,8 +81,10 @@ pub struct Api {
     pub explaining: Semaphore,
     /// What the original's client must see.
     pub original: Original,
+    /// Lists of states being read page by page.
+    pub listings: Listings,
     /// Where logs are read.
-    pub journal: JournalReader,
+    pub logs: Logs,
     /// Why units cannot be loaded or started here, if they cannot.
     pub no_manager: Option<String>,
 }

@@ -40,18 +40,28 @@ impl Page {
         Ok(page)
     }
 
+    /// How many items a page has.
+    pub(super) fn limit(self) -> usize {
+        self.limit.into()
+    }
+
+    /// Its number, from 1.
+    pub(super) fn number(self) -> u16 {
+        self.number
+    }
+
     /// The items on this page, and the token of the next one.
     pub(super) fn cut<T>(self, items: Vec<T>) -> (Vec<T>, String) {
-        let limit = usize::from(self.limit);
-        let skip = limit * usize::from(self.number - 1);
-        let full = items.len() >= skip + limit;
-        let page = items.into_iter().skip(skip).take(limit).collect();
-        // A full page has a successor, even if that turns out empty.
+        let skip = self.limit() * usize::from(self.number - 1);
+        let full = items.len() >= skip + self.limit();
+        let page = items.into_iter().skip(skip).take(self.limit()).collect();
+        (page, self.next_token(full))
+    }
+
+    /// The token of the next page. A full page has one, even if that turns out empty.
+    pub(super) fn next_token(self, full: bool) -> String {
         let next = self.number.checked_add(1).filter(|_| full);
-        (
-            page,
-            next.map_or_else(String::new, |number| Self { number, ..self }.encode()),
-        )
+        next.map_or_else(String::new, |number| Self { number, ..self }.encode())
     }
 
     fn encode(self) -> String {

@@ -6,16 +6,16 @@ use std::time::Instant;
 use fleet_model::agent::AgentUnit;
 use fleet_model::wire;
 use fleet_model::{
-    MachineId, TargetState, UnitFile, UnitName, UnitOption, UnitState, validate_unit,
+    MachineId, Requirements, TargetState, UnitFile, UnitName, UnitOption, UnitState, validate_unit,
 };
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 
 use super::paging::Page;
-use super::request::{is_json, read_json};
+use super::request::{is_json, query_values, read_json};
 use super::{Api, Original, Reply};
-use crate::registry::RegistryError;
+use crate::registry::{Pace, RegistryError};
 
 /// How often a write is decided again because somebody else was faster.
 const TRIES: usize = 4;
@@ -115,11 +115,15 @@ impl Api {
             return Reply::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
         }
         let original = Original::is(request.headers());
+        let pace = match pace(request.uri().query().unwrap_or("")) {
+            Ok(pace) => pace,
+            Err(reply) => return reply,
+        };
         let unit: wire::Unit = match read_json(request.into_body()).await {
             Ok(unit) => unit,
             Err(reply) => return reply,
         };
-        let put = match Put::read(name, unit) {
+        let put = match Put::read(name, unit, pace) {
             Ok(put) => put,
             Err(reply) => return reply,
         };
@@ -181,7 +185,9 @@ impl Api {
                 }
                 let target = put.target.unwrap_or(TargetState::Inactive);
                 (
-                    self.registry.replace(&put.name, file, target).await?,
+                    self.registry
+                        .replace(&put.name, file, target, put.pace)
+                        .await?,
                     StatusCode::CREATED,
                 )
             }
@@ -215,10 +221,20 @@ struct Put {
     name: UnitName,
     file: Option<UnitFile>,
     target: Option<TargetState>,
+    pace: Pace,
+}
+
+/// `?rolling=true`: machines are to take a new text over in turns.
+fn pace(query: &str) -> Result<Pace, Reply> {
+    match query_values(query, "rolling").first().map(String::as_str) {
+        None | Some("false") => Ok(Pace::AtOnce),
+        Some("true") => Ok(Pace::InTurns),
+        Some(_) => Err(Reply::bad_request("rolling is neither true nor false")),
+    }
 }
 
 impl Put {
-    fn read(path_name: &str, unit: wire::Unit) -> Result<Self, Reply> {
+    fn read(path_name: &str, unit: wire::Unit, pace: Pace) -> Result<Self, Reply> {
         if !unit.name.is_empty() && unit.name != path_name {
             let message = format!(
                 "name in URL \"{path_name}\" differs from unit name \"{}\"",
@@ -249,7 +265,18 @@ impl Put {
                     .map_err(|e| Reply::bad_request(e.to_string()))?,
             ),
         };
-        Ok(Self { name, file, target })
+        let global = |file: &UnitFile| Requirements::of(&name, file).global;
+        if pace == Pace::InTurns && !file.as_ref().is_some_and(global) {
+            return Err(Reply::bad_request(
+                "only a global unit's text can be rolled out in turns",
+            ));
+        }
+        Ok(Self {
+            name,
+            file,
+            target,
+            pace,
+        })
     }
 
     /// What is wrong with a text to be stored.

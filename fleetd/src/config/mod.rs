@@ -146,9 +146,11 @@ const NOT_SUPPORTED: [(&str, &str); 4] = [
 ];
 
 impl Settings {
-    /// Reads `file` (or the default one if it exists), then the environment. Returns also what was
-    /// not understood, one line each.
+    /// Reads `defaults`, each as a line of a file would be, then `file` (or the default one if it
+    /// exists), then the environment; what comes later wins. Returns also what was not understood,
+    /// one line each.
     pub fn load(
+        defaults: &[String],
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<String>), ConfigError> {
@@ -163,7 +165,10 @@ impl Settings {
                 });
             }
         };
-        Self::from_text(&path.display().to_string(), &text, environment)
+        let mut values = Values::new();
+        assign("--default", &defaults.join("\n"), &mut values)?;
+        assign(&path.display().to_string(), &text, &mut values)?;
+        Self::from_layers(values, environment)
     }
 
     /// Reads a file's text, then the environment, which wins.
@@ -172,24 +177,15 @@ impl Settings {
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<(Self, Vec<String>), ConfigError> {
-        let mut values = BTreeMap::new();
-        for (i, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with(['#', ';']) {
-                continue;
-            }
-            let Some((key, value)) = line.split_once('=') else {
-                return Err(ConfigError::Syntax {
-                    path: path.to_owned(),
-                    line: i + 1,
-                });
-            };
-            let value = unquote(value.trim());
-            values.insert(
-                key.trim().to_owned(),
-                (value.to_owned(), format!("{path}:{}", i + 1)),
-            );
-        }
+        let mut values = Values::new();
+        assign(path, text, &mut values)?;
+        Self::from_layers(values, environment)
+    }
+
+    fn from_layers(
+        mut values: Values,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
         for (name, value) in environment {
             if let Some(key) = name.strip_prefix("FLEET_") {
                 values.insert(key.to_lowercase(), (value, name));
@@ -198,9 +194,7 @@ impl Settings {
         Self::from_values(values)
     }
 
-    fn from_values(
-        values: BTreeMap<String, (String, String)>,
-    ) -> Result<(Self, Vec<String>), ConfigError> {
+    fn from_values(values: Values) -> Result<(Self, Vec<String>), ConfigError> {
         let mut settings = Self::default();
         let mut warnings = Vec::new();
         let (mut user, mut password) = (String::new(), String::new());
@@ -385,6 +379,31 @@ impl Default for Settings {
             audit: true,
         }
     }
+}
+
+/// Values of keys, and where each is from.
+type Values = BTreeMap<String, (String, String)>;
+
+/// Reads the lines of a text.
+fn assign(path: &str, text: &str, values: &mut Values) -> Result<(), ConfigError> {
+    for (i, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=') else {
+            return Err(ConfigError::Syntax {
+                path: path.to_owned(),
+                line: i + 1,
+            });
+        };
+        let value = unquote(value.trim());
+        values.insert(
+            key.trim().to_owned(),
+            (value.to_owned(), format!("{path}:{}", i + 1)),
+        );
+    }
+    Ok(())
 }
 
 /// Two files of which neither is of use alone.

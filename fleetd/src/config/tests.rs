@@ -169,6 +169,35 @@ fn addresses_for_dns_may_have_ports() {
     assert_eq!((settings.dns_listen.len(), warnings.len()), (2, 0));
 }
 
+#[test]
+fn defaults_given_at_the_start_yield_to_the_file_and_that_to_the_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("fleet.conf");
+    let defaults = [
+        "dns_listen=127.0.0.54".to_owned(),
+        "token_limit=7".to_owned(),
+    ];
+    let load = |text: &str, variable: Option<&str>| {
+        std::fs::write(&file, text).unwrap();
+        let variable = variable.map(|value| ("FLEET_DNS_LISTEN".to_owned(), value.to_owned()));
+        let (settings, warnings) =
+            Settings::load(&defaults, Some(&file), variable.into_iter()).unwrap();
+        assert_eq!((settings.token_limit, warnings), (7, vec![]));
+        let addresses = settings.dns_listen.iter().map(ToString::to_string);
+        addresses.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(load("", None), "127.0.0.54:53");
+    assert_eq!(load("dns_listen=127.0.0.53", None), "127.0.0.53:53");
+    assert_eq!(load("dns_listen=", None), "");
+    assert_eq!(
+        load("dns_listen=127.0.0.53", Some("127.0.0.52")),
+        "127.0.0.52:53"
+    );
+    let error = Settings::load(&["nonsense".to_owned()], Some(&file), std::iter::empty());
+    let said = "--default:1: neither a comment nor KEY=VALUE";
+    assert_eq!(error.unwrap_err().to_string(), said);
+}
+
 proptest! {
     #[test]
     fn any_text_is_taken_or_refused(

@@ -24,6 +24,8 @@ pub enum Key {
     Result(UnitName),
     /// `job/NAME/answered`.
     Answered(UnitName),
+    /// `job/NAME/turns`.
+    Turns(UnitName),
     /// `cordon/MACHINE`.
     Cordon(MachineId),
     /// `metadata/MACHINE/KEY`.
@@ -113,6 +115,7 @@ impl Layout {
                     "restart" => Key::Restart(name),
                     "result" => Key::Result(name),
                     "answered" => Key::Answered(name),
+                    "turns" => Key::Turns(name),
                     _ => return None,
                 }
             }
@@ -149,6 +152,7 @@ mod tests {
             (layout.job(&unit, "restart"), Key::Restart(unit.clone())),
             (layout.job(&unit, "result"), Key::Result(unit.clone())),
             (layout.job(&unit, "answered"), Key::Answered(unit.clone())),
+            (layout.job(&unit, "turns"), Key::Turns(unit.clone())),
             (layout.cordon(&machine), Key::Cordon(machine.clone())),
             (layout.presence(&machine), Key::Presence(machine.clone())),
             (

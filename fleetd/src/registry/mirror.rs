@@ -1,6 +1,6 @@
 //! The wishes, mirrored: every daemon has them at hand, for its agent and for reading by the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::orders::{read_number, read_record};
-use super::{Cordon, Follow, Key, Registry, Update};
+use super::{Cordon, Follow, Key, Registry, Turns, Update};
 
 /// How long a reader waits for its own write to come round.
 const OWN_WRITE: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ pub struct Desired {
     restarts: BTreeMap<UnitName, u64>,
     /// Failed attempts that the leader has answered, by unit.
     answered: BTreeMap<UnitName, u32>,
+    /// Machines whose turn has come, by unit that is being rolled out.
+    turns: BTreeMap<UnitName, Arc<BTreeSet<MachineId>>>,
     /// Parts of units whose text has not been seen.
     loose: BTreeMap<UnitName, (Option<TargetState>, Option<MachineId>)>,
 }
@@ -98,6 +100,15 @@ impl Desired {
                 }
                 put_or_remove(&mut self.answered, name, answered);
             }
+            Key::Turns(name) => {
+                let turns = value
+                    .and_then(|value| read_record::<Turns>(&name, value))
+                    .map(|turns| Arc::new(turns.machines()));
+                if let Some(unit) = self.units.get_mut(&name) {
+                    unit.turns = turns.clone();
+                }
+                put_or_remove(&mut self.turns, name, turns);
+            }
             Key::Cordon(machine) => {
                 let cordon = value
                     .and_then(|value| read_record(format_args!("the cordon of {machine}"), value));
@@ -131,6 +142,7 @@ impl Desired {
                     restart: self.restarts.get(&name).copied().unwrap_or(0),
                     result: self.results.get(&name).cloned(),
                     answered: self.answered.get(&name).copied().unwrap_or(0),
+                    turns: self.turns.get(&name).cloned(),
                 };
                 self.units.insert(name, unit);
             }

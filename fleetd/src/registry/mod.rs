@@ -13,6 +13,7 @@
 //! | `job/NAME/restart` | decimal nonce; a new one asks for a restart | until destroyed |
 //! | `job/NAME/result` | JSON: [`fleet_model::BatchResult`] of a batch unit | until started anew or destroyed |
 //! | `job/NAME/answered` | decimal: the last failed attempt after which the leader changed the schedule | as `result` |
+//! | `job/NAME/turns` | JSON: [`Turns`], which machines may take the text over already | while a global unit's new text is rolled out |
 //! | `cordon/MACHINE` | JSON: [`Cordon`] | until lifted |
 //! | `metadata/MACHINE/KEY` | text; empty hides the key | permanent |
 //! | `rebalance` | JSON: [`Rebalance`] | until the leader has done it |
@@ -23,12 +24,14 @@
 //!
 //! Wishes (`cordon/`, `job/`, `metadata/`, and `moves`) are one range, so one watch follows them. All that is
 //! known of a unit is below its name: nothing is left behind when it is destroyed. Nothing is
-//! written that does not change. Values that no daemon can have written are ignored with a warning.
+//! written that does not change. Beside all this lie the logs that machines ask of each other
+//! (`tails`). Values that no daemon can have written are ignored with a warning.
 
 mod follow;
 mod keys;
 mod mirror;
 mod orders;
+mod tails;
 mod view;
 
 use std::sync::Arc;
@@ -41,10 +44,13 @@ pub use keys::Key;
 use keys::Layout;
 pub use mirror::{Desired, Mirror};
 pub(crate) use orders::read_record;
-pub use orders::{Announcement, Cordon, Moves, Rebalance};
+pub use orders::{Announcement, Cordon, Moves, Rebalance, Turns};
+pub use tails::{Asked, Tail};
 
 /// Format of the keys that this daemon knows.
 const FORMAT: u32 = 1;
+/// States read in one transaction; etcd allows 128.
+const READ_AT_ONCE: usize = 100;
 /// Version of the engine's rules that this daemon knows.
 pub const ENGINE_VERSION: u32 = 1;
 
@@ -81,6 +87,15 @@ impl RegistryError {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Kv { source, .. } if source.is_unavailable())
     }
+}
+
+/// How the machines that run a global unit take its new text over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// All at once.
+    AtOnce,
+    /// Each when it is given its turn: see [`Registry::give_turns`].
+    InTurns,
 }
 
 /// Access to one cluster's registry. Cloning is cheap.
@@ -192,17 +207,24 @@ impl Registry {
     }
 
     /// Gives a unit another text and target; `None` if there is no such unit. A result of the old
-    /// text goes.
+    /// text goes, and so do its turns.
     pub async fn replace(
         &self,
         name: &UnitName,
         file: &UnitFile,
         target: TargetState,
+        pace: Pace,
     ) -> Result<Option<i64>, RegistryError> {
+        let turns = self.layout.job(name, "turns");
+        let turns = match pace {
+            Pace::AtOnce => Op::delete(turns),
+            Pace::InTurns => Op::put(turns, orders::json(&Turns::default())),
+        };
         let txn = Txn::new()
             .when(Compare::exists(self.layout.job(name, "unit")))
             .then(Op::put(self.layout.job(name, "unit"), file.to_string()))
-            .then(Op::put(self.layout.job(name, "target"), target.as_str()));
+            .then(Op::put(self.layout.job(name, "target"), target.as_str()))
+            .then(turns);
         let txn = self.without_result(txn, name);
         let reply = self.txn("replace a unit", txn).await?;
         Ok(reply.succeeded.then_some(reply.revision))
@@ -379,25 +401,58 @@ impl Registry {
         Ok(out)
     }
 
-    /// Names of the units of which `machine` has a record.
-    pub async fn recorded_on(&self, machine: &MachineId) -> Result<Vec<UnitName>, RegistryError> {
+    /// Which machines have records of which units, in this order: by unit, then machine.
+    pub async fn recorded(&self) -> Result<Vec<(UnitName, MachineId)>, RegistryError> {
         let range = Range {
             keys_only: true,
             ..Range::new(Keys::prefix(self.layout.key("state/")))
         };
-        let reply = self
-            .kv
-            .range(range)
-            .await
-            .map_err(RegistryError::kv("read own records"))?;
-        let own = reply
+        let reply = self.kv.range(range).await;
+        let reply = reply.map_err(RegistryError::kv("read which units have states"))?;
+        let mut found: Vec<_> = reply
             .kvs
             .iter()
             .filter_map(|kv| match self.read_key(&kv.key) {
-                Key::State(name, on) if on == *machine => Some(name),
+                Key::State(name, machine) => Some((name, machine)),
                 _ => None,
-            });
-        Ok(own.collect())
+            })
+            .collect();
+        // Names of which one begins with the other are in another order among keys.
+        found.sort();
+        Ok(found)
+    }
+
+    /// The states of these units on these machines, in this order; what is gone is left out.
+    pub async fn states_of(
+        &self,
+        records: &[(UnitName, MachineId)],
+    ) -> Result<Vec<(UnitName, MachineId, UnitState)>, RegistryError> {
+        let mut out = Vec::with_capacity(records.len());
+        for batch in records.chunks(READ_AT_ONCE) {
+            let get = |(name, machine): &_| Op::get(self.layout.state(name, machine));
+            let txn = Txn {
+                then: batch.iter().map(get).collect(),
+                ..Txn::new()
+            };
+            let reply = self.txn("read unit states", txn).await?;
+            for (i, (name, machine)) in batch.iter().enumerate() {
+                if let Some(kv) = reply.kvs(i).first()
+                    && let Some(state) = read_record(format_args!("{name} on {machine}"), &kv.value)
+                {
+                    out.push((name.clone(), machine.clone(), state));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Names of the units of which `machine` has a record.
+    pub async fn recorded_on(&self, machine: &MachineId) -> Result<Vec<UnitName>, RegistryError> {
+        let own = self.recorded().await?.into_iter();
+        Ok(own
+            .filter(|(_, on)| on == machine)
+            .map(|(n, _)| n)
+            .collect())
     }
 
     /// The machines present, by ID.

@@ -1,7 +1,7 @@
 //! What operators ask for beyond target states (cordons, restarts, rebalancing), what came of batch
 //! units, and announced services: the values, and reading and writing them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -67,6 +67,22 @@ impl Moves {
     }
 }
 
+/// The machines whose turn it is, or has been, to take a global unit's new text over.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Turns {
+    /// Their IDs.
+    pub machines: BTreeSet<String>,
+}
+
+impl Turns {
+    /// Their IDs, as far as they are some.
+    #[must_use]
+    pub fn machines(&self) -> BTreeSet<MachineId> {
+        let ids = self.machines.iter();
+        ids.filter_map(|id| MachineId::parse(id)).collect()
+    }
+}
+
 /// Where an announced service can be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
@@ -104,6 +120,15 @@ impl Record for Moves {
     fn texts(&self) -> Vec<&str> {
         let moves = self.units.iter();
         moves.flat_map(|(unit, from)| [&**unit, &**from]).collect()
+    }
+}
+
+impl Record for Turns {
+    /// A thousand machines and more.
+    const LONGEST: usize = 1 << 18;
+
+    fn texts(&self) -> Vec<&str> {
+        self.machines.iter().map(String::as_str).collect()
     }
 }
 
@@ -174,12 +199,12 @@ pub(super) fn read_number<T: FromStr + Default + PartialOrd>(
     number
 }
 
-fn json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("records of plain texts and numbers always serialise")
 }
 
 /// A text cut to what readers accept.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().filter(|c| !c.is_control()) {
         if out.len() + c.len_utf8() > LONGEST_TEXT {
@@ -238,6 +263,42 @@ impl Registry {
     pub(super) fn without_result(&self, txn: Txn, name: &UnitName) -> Txn {
         txn.then(Op::delete(self.layout.job(name, "result")))
             .then(Op::delete(self.layout.job(name, "answered")))
+    }
+
+    /// Gives more machines their turn at a unit's new text. `None` if it is not being rolled out.
+    pub async fn give_turns(
+        &self,
+        name: &UnitName,
+        machines: &BTreeSet<MachineId>,
+    ) -> Result<Option<i64>, RegistryError> {
+        let key = self.layout.job(name, "turns");
+        loop {
+            let what = "read the turns of a unit";
+            let there = self.kv.get(key.as_str()).await;
+            let Some(there) = there.map_err(RegistryError::kv(what))? else {
+                return Ok(None);
+            };
+            let mut turns: Turns = read_record(name, &there.value).unwrap_or_default();
+            let more = machines.iter().map(ToString::to_string);
+            turns.machines.extend(more);
+            let txn = Txn::new()
+                .when(Compare::value(key.as_str(), there.value))
+                .then(Op::put(key.as_str(), json(&turns)));
+            let reply = self.txn("give machines their turn", txn).await?;
+            if reply.succeeded {
+                return Ok(Some(reply.revision));
+            }
+        }
+    }
+
+    /// Ends a roll-out: every machine takes the text over that has not yet. `None` if there is none.
+    pub async fn end_turns(&self, name: &UnitName) -> Result<Option<i64>, RegistryError> {
+        let key = self.layout.job(name, "turns");
+        let txn = Txn::new()
+            .when(Compare::exists(key.as_str()))
+            .then(Op::delete(key));
+        let reply = self.txn("end a unit's roll-out", txn).await?;
+        Ok(reply.succeeded.then_some(reply.revision))
     }
 
     /// Asks the leader to spread units anew; replaces a request that waits.
@@ -338,6 +399,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Pace;
     use super::*;
 
     #[test]
@@ -443,7 +505,10 @@ mod tests {
         assert!(registry.ask_restart(&unit, 7).await.unwrap().is_some());
         assert_eq!(keys().await, ["restart", "schedule", "target", "unit"]);
         finish().await;
-        registry.replace(&unit, &file, launched).await.unwrap();
+        registry
+            .replace(&unit, &file, launched, Pace::AtOnce)
+            .await
+            .unwrap();
         assert!(!keys().await.contains(&"result".to_owned()));
         finish().await;
         registry.destroy(&unit).await.unwrap();

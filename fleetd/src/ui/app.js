@@ -455,7 +455,7 @@ async function readLog(name) {
     text = text.trimEnd() || "Nothing has been logged.";
   } catch (error) {
     text = error.message;
-    if (error.status === 409) text += `\nfleetctl journal ${name}`;
+    if (error.status === 504) text += `\nfleetctl journal ${name}`;
   }
   if (open !== name) return;
   $("log").textContent = text;

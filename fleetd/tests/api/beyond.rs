@@ -1,6 +1,11 @@
 //! What is beyond the original: live changes, logs, who one is.
 
-use fleetd::api::JournalReader;
+use std::time::Duration;
+
+use etcd_kv::{Keys, Kv as _, Range};
+use fleet_model::MachineId;
+use fleetd::logs::{Answerer, JournalReader};
+use fleetd::registry::{Mirror, Tail};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -102,14 +107,14 @@ async fn listeners_are_limited_and_make_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_units_log_is_read_where_it_runs() {
+async fn a_units_log_is_read_wherever_it_runs() {
     // A program that shows what it was asked stands where journalctl would.
-    let journal = JournalReader {
-        command: vec!["/bin/echo".into(), "asked".into()],
+    let journal = |who: &str| JournalReader {
+        command: vec!["/bin/echo".into(), who.into()],
         user: false,
     };
     let options = Options {
-        journal,
+        journal: journal("here"),
         ..Options::default()
     };
     let server = Server::with(options).await;
@@ -124,16 +129,51 @@ async fn a_units_log_is_read_where_it_runs() {
         .set("presence/m2", r#"{"public_ip":"10.0.0.2"}"#)
         .await;
     server.set("job/a.service/schedule", "m2").await;
-    let elsewhere = log("").await;
-    assert_eq!(elsewhere.status, 409);
-    let message = "the unit runs on machine m2 (10.0.0.2): ask there";
-    assert_eq!(elsewhere.json()["error"]["message"], message);
+    // A machine whose daemon does not answer; the question does not stay.
+    let silent = log("").await;
+    assert_eq!(silent.status, 504);
+    let message = "machine m2 did not answer within 10 s: ask there (10.0.0.2)";
+    assert_eq!(silent.json()["error"]["message"], message);
+    let m2 = MachineId::parse("m2").unwrap();
+    let left = server.kv.range(Range::new(Keys::prefix("/v3-tail/"))).await;
+    assert_eq!(left.unwrap().kvs, []);
+    let answerer = Answerer {
+        registry: server.registry.clone(),
+        mirror: Mirror::start(server.registry.clone()),
+        me: m2.clone(),
+        journal: journal("there"),
+    };
+    eventually("m2 is ready", async || answerer.mirror.is_ready()).await;
+    tokio::spawn(answerer.run());
+    let elsewhere = log("?lines=9").await;
+    assert_eq!(elsewhere.status, 200, "{elsewhere:?}");
+    assert_eq!(
+        elsewhere.body,
+        "there --unit=a.service --lines=9 --no-pager --output=short-iso\n"
+    );
+    // Others' units, what is no unit and what is no question are not answered with anything.
+    server.put("b.service", WEB, "launched").await;
+    server.set("job/b.service/schedule", ME).await;
+    for (unit, lines, why) in [
+        ("b.service", 1, "the unit is not here"),
+        ("ssh.service", 1, "the unit is not here"),
+        ("a.service", 0, "lines is not a number from 1 to 5000"),
+        ("a.service", 5001, "lines is not a number from 1 to 5000"),
+    ] {
+        let tail = Tail {
+            unit: unit.into(),
+            lines,
+        };
+        let patience = Duration::from_secs(20);
+        let answer = server.registry.ask_tail(&m2, &tail, patience).await;
+        assert_eq!(answer.unwrap(), Some(Err(why.into())), "{unit} {lines}");
+    }
     server.set("job/a.service/schedule", ME).await;
     let here = log("?lines=7").await;
     assert_eq!(here.status, 200);
     assert_eq!(
         here.body,
-        "asked --unit=a.service --lines=7 --no-pager --output=short-iso\n"
+        "here --unit=a.service --lines=7 --no-pager --output=short-iso\n"
     );
     for query in ["?lines=0", "?lines=x", "?lines=999999", "?lines="] {
         assert_eq!(log(query).await.status, 400, "{query}");
@@ -145,6 +185,19 @@ async fn a_units_log_is_read_where_it_runs() {
         .ask("GET", "/flotilla/v1/units/g.service/journal", None)
         .await;
     assert_eq!(global.status, 200, "{global:?}");
+    assert!(global.body.starts_with("here "), "{global:?}");
+    // Of a global unit any machine's; of another one that of its machine.
+    for machine in [ME, "machine2"] {
+        server.set(&format!("presence/{machine}"), "{}").await;
+    }
+    let of = async |unit: &str, machine: &str| {
+        let path = format!("/flotilla/v1/units/{unit}/journal?machine={machine}");
+        server.ask("GET", &path, None).await.status
+    };
+    assert_eq!(of("g.service", ME).await, 200);
+    assert_eq!(of("g.service", "nowhere1").await, 404);
+    assert_eq!(of("a.service", ME).await, 200);
+    assert_eq!(of("a.service", "machine2").await, 409);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use etcd_kv::{Kv, MemKv};
 use fleet_model::{MachineId, UnitFile};
-use fleetd::api::{Access, Api, Hub, JournalReader, Listener, Original, Role, Tls};
+use fleetd::api::{Access, Api, Hub, Listener, Listings, Original, Role, Tls};
 use fleetd::audit::Audit;
+use fleetd::logs::{JournalReader, Logs};
 use fleetd::metrics::Metrics;
 use fleetd::presence::Standing;
 use fleetd::registry::{Mirror, Registry};
@@ -19,11 +20,15 @@ use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
+use crate::counting::{Counting, Counts};
+
 pub(crate) const PAGE: u16 = 2;
 pub(crate) const ME: &str = "11111111aaaaaaaaaaaaaaaaaaaaaaaa";
 
 pub(crate) struct Server {
     pub(crate) kv: Arc<MemKv>,
+    /// What the API asked of it.
+    pub(crate) counts: Arc<Counts>,
     pub(crate) registry: Registry,
     pub(crate) api: Arc<Api>,
     pub(crate) metrics: Arc<Metrics>,
@@ -87,8 +92,10 @@ impl Server {
 
     pub(crate) async fn with(options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let kv = Arc::new(MemKv::new());
-        let registry = Registry::new(kv.clone(), "/");
+        let counting = Counting::default();
+        let kv = Arc::new(counting.kv.clone());
+        let counts = counting.counts.clone();
+        let registry = Registry::new(Arc::new(counting), "/");
         registry.check_format().await.unwrap();
         let mirror = Mirror::start(registry.clone());
         let healthy = Standing {
@@ -101,6 +108,7 @@ impl Server {
             hub: Hub::new(registry.clone()),
             explaining: Semaphore::new(2),
             original: Original::default(),
+            listings: Listings::default(),
             registry: registry.clone(),
             mirror,
             standing: receiver,
@@ -111,7 +119,7 @@ impl Server {
                 enabled: options.audit,
             },
             metrics: metrics.clone(),
-            journal: options.journal,
+            logs: Logs::new(options.journal),
             no_manager: options.no_manager,
         });
         let socket = dir.path().join("fleet.sock");
@@ -120,6 +128,7 @@ impl Server {
         tokio::spawn(listener.serve(api.clone()));
         let server = Self {
             kv,
+            counts,
             registry,
             api,
             metrics,

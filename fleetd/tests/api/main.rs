@@ -5,8 +5,12 @@
 
 mod beyond;
 mod conformance;
+#[allow(dead_code, reason = "the cluster tests use the rest")]
+#[path = "../cluster/counting.rs"]
+mod counting;
 mod harness;
 mod hostile;
+mod pages;
 #[allow(dead_code, reason = "the cluster tests use the rest")]
 #[path = "../cluster/pretend.rs"]
 mod pretend;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etcd_kv::{
-    BoxFuture, Kv, KvError, Lease, LeaseInfo, MemKv, Member, Range, RangeReply, Txn, TxnReply,
-    Watch, WatchRequest,
+    BoxFuture, Kv, KvError, Lease, LeaseInfo, MemKv, Member, OpReply, Range, RangeReply, Txn,
+    TxnReply, Watch, WatchRequest,
 };
 
 /// What was asked of it.
@@ -17,6 +17,9 @@ pub(crate) struct Counts {
     pub(crate) watches: AtomicUsize,
     pub(crate) leases: AtomicUsize,
     pub(crate) renewals: AtomicUsize,
+    /// Keys and values that came back.
+    pub(crate) keys: AtomicUsize,
+    pub(crate) values: AtomicUsize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -39,6 +42,14 @@ impl Counts {
     }
 }
 
+impl Counts {
+    fn note(&self, reply: &RangeReply) {
+        let values = reply.kvs.iter().filter(|kv| !kv.value.is_empty());
+        self.values.fetch_add(values.count(), Ordering::SeqCst);
+        self.keys.fetch_add(reply.kvs.len(), Ordering::SeqCst);
+    }
+}
+
 fn count(counter: &AtomicUsize) {
     counter.fetch_add(1, Ordering::SeqCst);
 }
@@ -46,12 +57,24 @@ fn count(counter: &AtomicUsize) {
 impl Kv for Counting {
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply, KvError>> {
         count(&self.counts.readings);
-        self.kv.range(range)
+        Box::pin(async move {
+            let reply = self.kv.range(range).await?;
+            self.counts.note(&reply);
+            Ok(reply)
+        })
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnReply, KvError>> {
         count(&self.counts.transactions);
-        self.kv.txn(txn)
+        Box::pin(async move {
+            let reply = self.kv.txn(txn).await?;
+            for reply in &reply.replies {
+                if let OpReply::Range(reply) = reply {
+                    self.counts.note(reply);
+                }
+            }
+            Ok(reply)
+        })
     }
 
     fn compact(&self, revision: i64) -> BoxFuture<'_, Result<(), KvError>> {

@@ -32,7 +32,7 @@ pub(crate) struct Daemon {
     listener: OwnedFd,
     id: String,
     runtime: Option<Runtime>,
-    end: Option<oneshot::Sender<()>>,
+    end: Option<oneshot::Sender<End>>,
     ended: Option<oneshot::Receiver<()>>,
     _dir: TempDir,
 }
@@ -98,7 +98,7 @@ impl Daemon {
             .enable_all()
             .build()
             .unwrap();
-        let (end, asked) = oneshot::channel::<()>();
+        let (end, asked) = oneshot::channel();
         let (done, ended) = oneshot::channel();
         let settings = self.settings.clone();
         let io = Io {
@@ -109,10 +109,7 @@ impl Daemon {
             api: fleetd::daemon::ApiIo::default(),
         };
         runtime.spawn(async move {
-            let asked = async {
-                let _ = asked.await;
-                Ok(End::Exit)
-            };
+            let asked = async { Ok(asked.await.unwrap_or(End::Exit)) };
             run(&settings, &io, asked).await.unwrap();
             let _ = done.send(());
         });
@@ -207,8 +204,19 @@ impl Cluster {
 
     /// As with SIGTERM, until it has ended.
     pub(crate) async fn end(&mut self, index: usize) {
+        self.end_by(index, End::Exit).await;
+    }
+
+    /// As with SIGHUP, after the settings were changed.
+    pub(crate) async fn reload(&mut self, index: usize, change: impl FnOnce(&mut Settings)) {
+        self.end_by(index, End::Reload).await;
+        change(&mut self.daemons[index].settings);
+        self.revive(index).await;
+    }
+
+    async fn end_by(&mut self, index: usize, end: End) {
         let daemon = &mut self.daemons[index];
-        daemon.end.take().unwrap().send(()).unwrap();
+        daemon.end.take().unwrap().send(end).unwrap();
         daemon.ended.take().unwrap().await.unwrap();
         daemon.runtime.take().unwrap().shutdown_background();
     }

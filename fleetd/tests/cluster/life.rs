@@ -93,6 +93,80 @@ async fn a_restart_stops_and_starts_once_wherever_the_unit_runs() {
     assert_eq!(cluster.starts("l.service"), 0, "it was only loaded");
 }
 
+/// The leader's record.
+async fn leader(kv: &dyn Kv) -> Option<etcd_kv::KeyValue> {
+    let key = format!("{PREFIX}v3/engine/leader");
+    kv.get(key).await.unwrap()
+}
+
+/// Waits until there is a leader such as this. Its number.
+async fn eventually_leads(cluster: &Cluster, kv: &dyn Kv, such: impl Fn(usize) -> bool) -> usize {
+    let mut found = 0;
+    eventually("it leads", async || {
+        let Some(record) = leader(kv).await else {
+            return false;
+        };
+        let record: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+        let machine = record["machine"].as_str().unwrap();
+        let place = cluster.ids().iter().position(|id| id == machine);
+        found = place.unwrap_or(usize::MAX);
+        place.is_some_and(&such)
+    })
+    .await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_told_not_to_lead_lets_another_one_do_it() {
+    let etcd = EtcdServer::start().await;
+    let kv: Arc<dyn Kv> = Arc::new(etcd.client());
+    let mut cluster = Cluster::start(&etcd, 2).await;
+    let first = eventually_leads(&cluster, &*kv, |_| true).await;
+    cluster.reload(first, |s| s.disable_engine = true).await;
+    eventually_leads(&cluster, &*kv, |index| index != first).await;
+    cluster.put("a.service", PLAIN, "launched").await;
+    eventually("it does its work", async || {
+        cluster.active().await.contains("a.service")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_daemon_waits_for_units_that_are_busy_or_only_coming() {
+    let etcd = EtcdServer::start().await;
+    let registry = registry(Arc::new(etcd.client()));
+    let mut cluster = Cluster::start(&etcd, 2).await;
+    let here = cluster.ids()[0].clone();
+    let on_first = |service: &str| format!("{service}[X-Fleet]\nMachineID={here}\n");
+    let slow_stop = on_first("[Service]\nExecStart=/x\nTimeoutStopSec=1\n");
+    cluster.put("busy.service", &slow_stop, "launched").await;
+    let manager = cluster.daemons[0].manager.clone();
+    eventually("it runs", async || manager.is_active("busy.service")).await;
+    let coming = on_first("[Service]\nExecStart=slow-link\n");
+    cluster.put("coming.service", &coming, "launched").await;
+    registry
+        .ask_restart(&name("busy.service"), 7)
+        .await
+        .unwrap();
+    eventually("the one is stopped, the other linked", async || {
+        let log = manager.log();
+        ["stop busy.service", "linking coming.service"]
+            .iter()
+            .all(|line| log.iter().any(|l| l == line))
+    })
+    .await;
+    manager.set_own_job(Some("stop"));
+    cluster.end(0).await;
+    assert!(manager.main_pids().is_empty(), "{:?}", manager.log());
+    assert!(manager.names().is_empty(), "{:?}", manager.names());
+    assert!(
+        unit_keys(registry.kv())
+            .await
+            .iter()
+            .all(|k| !k.contains("/state/"))
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_unit_of_a_lone_machine_is_tried_there_again() {
     let etcd = EtcdServer::start().await;

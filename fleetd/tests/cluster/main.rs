@@ -11,6 +11,8 @@ mod placing;
 mod pretend;
 mod restore;
 mod secured;
+mod trial;
+mod turns;
 
 use std::time::Duration;
 

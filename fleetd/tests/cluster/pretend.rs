@@ -1,10 +1,11 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
-//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `WantedBy=refuse-enable` not enabled, `TimeoutStopSec=N` takes N seconds to stop.
+//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=slow-link` takes a second for that,
+//! `WantedBy=refuse-enable` is not enabled, `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long to become active.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etcd_kv::BoxFuture;
 use fleet_model::{UnitFile, UnitName};
@@ -20,6 +21,7 @@ pub(crate) struct Pretend {
 struct Inner {
     units: BTreeMap<UnitName, Unit>,
     log: Vec<String>,
+    turns: Vec<(Instant, String, bool)>,
     listeners: Vec<mpsc::Sender<News>>,
     own_job: Option<String>,
     next_pid: u32,
@@ -53,6 +55,11 @@ impl Pretend {
             .is_some_and(|u| u.active == "active")
     }
 
+    /// Whether it knows the unit's file.
+    pub(crate) fn is_linked(&self, name: &str) -> bool {
+        self.lock().units.contains_key(name)
+    }
+
     /// Main processes of the units that run.
     pub(crate) fn main_pids(&self) -> BTreeMap<String, u32> {
         let inner = self.lock();
@@ -60,12 +67,31 @@ impl Pretend {
         active.map(|(n, u)| (n.to_string(), u.main_pid)).collect()
     }
 
+    /// Units that it knows.
+    pub(crate) fn names(&self) -> Vec<UnitName> {
+        self.lock().units.keys().cloned().collect()
+    }
+
     pub(crate) fn set_own_job(&self, job: Option<&str>) {
         self.lock().own_job = job.map(str::to_owned);
     }
 
+    /// When units became active and ceased to be.
+    #[allow(dead_code, reason = "fleetctl's tests ask")]
+    pub(crate) fn turns(&self) -> Vec<(Instant, String, bool)> {
+        self.lock().turns.clone()
+    }
+
+    /// A unit fails by itself.
+    #[allow(dead_code, reason = "fleetctl's tests ask")]
+    pub(crate) fn fail(&self, name: &str) {
+        self.set(&UnitName::parse(name).unwrap(), "failed", "failed");
+    }
+
     fn set(&self, name: &UnitName, active: &'static str, sub: &'static str) {
         let mut inner = self.lock();
+        let turn = (Instant::now(), name.to_string(), active == "active");
+        inner.turns.push(turn);
         if let Some(unit) = inner.units.get_mut(name) {
             (unit.active, unit.sub) = (active, sub);
         }
@@ -100,6 +126,13 @@ impl ServiceManager for Pretend {
                     .any(|v| v == "refuse-link")
                 {
                     return Err(ManagerError::Job("refused".into()));
+                }
+                if file
+                    .values("Service", "ExecStart")
+                    .any(|v| v == "slow-link")
+                {
+                    self.note("linking", &name);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 if self.lock().units.contains_key(&name) {
                     // Linked again: its state stays.
@@ -193,7 +226,17 @@ impl ServiceManager for Pretend {
             match self.value(&name, "ExecStart").as_deref() {
                 Some("/bin/false") => self.set(&name, "failed", "failed"),
                 Some("/bin/true") => self.set(&name, "inactive", "dead"),
-                _ => self.set(&name, "active", "running"),
+                _ => match self.value(&name, "TimeoutStartSec") {
+                    Some(seconds) => {
+                        self.set(&name, "activating", "start");
+                        let later = self.clone();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
+                            later.set(&name, "active", "running");
+                        });
+                    }
+                    None => self.set(&name, "active", "running"),
+                },
             }
             Ok(())
         })

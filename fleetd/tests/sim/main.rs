@@ -28,6 +28,14 @@ const REGRESSIONS: &[u64] = &[6, 12, 14, 16, 21, 25, 66, 108, 311, 1051];
 
 /// One run; what went wrong, with what happened before it.
 fn simulate(seed: u64, traced: bool) -> Result<(), (String, Vec<String>)> {
+    run(seed, traced, async |world| world.live().await)
+}
+
+fn run(
+    seed: u64,
+    traced: bool,
+    live: impl AsyncFnOnce(&mut World) -> Result<(), String>,
+) -> Result<(), (String, Vec<String>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -35,7 +43,7 @@ fn simulate(seed: u64, traced: bool) -> Result<(), (String, Vec<String>)> {
         .unwrap();
     runtime.block_on(async {
         let mut world = World::new(seed, traced);
-        let result = world.live().await;
+        let result = live(&mut world).await;
         let trace = std::mem::take(&mut world.truth.lock().unwrap().trace);
         if traced && result.is_ok() {
             println!("{}", trace.join("\n"));
@@ -59,6 +67,19 @@ fn check(seed: u64) {
 #[test]
 fn seeds_that_have_found_something_are_run_again() {
     REGRESSIONS.iter().copied().for_each(check);
+}
+
+/// The daemon leaves while the unit is still stopping.
+#[test]
+fn a_unit_that_outlasts_the_daemons_patience_does_not_run_twice() {
+    for seed in 1..=20 {
+        let done = run(seed, true, async |world| {
+            world.stop_under_a_slow_unit().await
+        });
+        if let Err((what, trace)) = done {
+            panic!("{}\nseed {seed}: {what}", trace.join("\n"));
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use fleet_model::{
 };
 use fleetd::config::Settings;
 use fleetd::daemon::{ApiIo, End, Io, run};
-use fleetd::registry::{Cordon, Desired, Key, Rebalance, Registry};
+use fleetd::registry::{Cordon, Desired, Key, Pace, Rebalance, Registry};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -163,8 +163,13 @@ impl World {
         if let Some(end) = life.end.take() {
             let _ = end.send(End::Exit);
         }
-        // It may be cut off, and then takes its time; the service manager loses patience.
-        let _ = tokio::time::timeout(Duration::from_secs(3), &mut life.task).await;
+        // It may be cut off, and then takes its time; the service manager loses patience, sooner or
+        // later.
+        let patience = match self.machines[index].port.below(b"patience", 3) {
+            0 => Duration::from_secs(90),
+            _ => Duration::from_secs(3),
+        };
+        let _ = tokio::time::timeout(patience, &mut life.task).await;
         self.kill(index);
     }
 
@@ -247,7 +252,10 @@ impl World {
         });
         let made = self.registry.create(&name, &file, target).await.unwrap();
         if made.is_none() && self.rng.percent(50) {
-            self.registry.replace(&name, &file, target).await.unwrap();
+            self.registry
+                .replace(&name, &file, target, Pace::AtOnce)
+                .await
+                .unwrap();
         }
     }
 
@@ -416,6 +424,49 @@ impl World {
             return Err(format!("{} writes in a settled cluster", after - revision));
         }
         self.left_over().await
+    }
+
+    /// `systemctl stop fleet` on the machine of a unit that must not run twice and takes longer to
+    /// stop than the daemon waits. Where it runs in the end is another machine.
+    pub(crate) async fn stop_under_a_slow_unit(&mut self) -> Result<(), String> {
+        for machine in 0..self.machines.len() {
+            self.start(machine);
+        }
+        let name = UnitName::parse("slow.service").unwrap();
+        let text = "[Service]\nExecStart=/x\nTimeoutStopSec=200000\n[X-Fleet]\nPartition=stop\n";
+        let file = UnitFile::parse(text).unwrap();
+        let launched = TargetState::Launched;
+        self.registry.create(&name, &file, launched).await.unwrap();
+        let first = self.runs_on(&name, None).await?;
+        let begin = Instant::now();
+        let mut life = self.lives[first].take().unwrap();
+        self.machines[first].set_own_job(Some("stop"));
+        let _ = life.end.take().unwrap().send(End::Exit);
+        life.task.await.unwrap();
+        // The process is gone, with all that it has spawned.
+        self.machines[first].port.reborn();
+        self.note(|| format!("the daemon has ended after {:?}", begin.elapsed()));
+        if begin.elapsed() < Duration::from_secs(60) {
+            return Err("it did not wait for the unit".into());
+        }
+        self.runs_on(&name, Some(first)).await?;
+        self.violations()
+    }
+
+    /// Waits until a unit is active on one machine, another than this.
+    async fn runs_on(&self, name: &UnitName, but: Option<usize>) -> Result<usize, String> {
+        let deadline = Instant::now() + RECOVERY;
+        while Instant::now() < deadline {
+            sleep(Duration::from_millis(100)).await;
+            self.violations()?;
+            let place = self.machines.iter().find(|machine| {
+                Some(machine.index) != but && machine.states().get(name) == Some(&"active")
+            });
+            if let Some(machine) = place {
+                return Ok(machine.index);
+            }
+        }
+        Err(format!("{name} does not run"))
     }
 
     fn violations(&self) -> Result<(), String> {

@@ -98,6 +98,15 @@ pub struct Machine {
     pub units: usize,
 }
 
+/// Machines that may take over a global unit's new text: those that may so far, or those that shall,
+/// too. `GET` and `POST units/NAME/turns`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Turns {
+    /// Their IDs.
+    pub machines: Vec<String>,
+}
+
 /// `POST rebalance`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

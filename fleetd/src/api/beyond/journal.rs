@@ -1,76 +1,15 @@
-//! The tail of a unit's log, on the machine where the unit runs.
-
-use std::ffi::OsString;
-use std::process::Stdio;
-use std::time::Duration;
+//! The tail of a unit's log, wherever it runs.
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use tokio::io::AsyncReadExt as _;
-use tokio::process::Command;
-use tokio::time::timeout;
 
 use super::super::reply::Reply;
 use super::super::request::query_values;
 use super::super::{Api, machines};
+use crate::logs::{LogError, MAX_LINES};
 
-/// Lines by default and at most.
+/// Lines by default.
 const LINES: u32 = 100;
-const MAX_LINES: u32 = 5000;
-/// Bytes at most.
-const MAX_BYTES: u64 = 1 << 20;
-/// How long reading may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The program that reads the journal.
-#[derive(Debug, Clone)]
-pub struct JournalReader {
-    /// Program and first arguments.
-    pub command: Vec<OsString>,
-    /// Units of the user's manager, not the system's.
-    pub user: bool,
-}
-
-impl Default for JournalReader {
-    fn default() -> Self {
-        Self {
-            command: vec!["journalctl".into()],
-            user: false,
-        }
-    }
-}
-
-impl JournalReader {
-    async fn tail(&self, unit: &str, lines: u32) -> std::io::Result<Vec<u8>> {
-        let (program, first) = self
-            .command
-            .split_first()
-            .ok_or_else(|| std::io::Error::other("no program reads the journal"))?;
-        let option = if self.user { "--user-unit" } else { "--unit" };
-        let mut child = Command::new(program)
-            .args(first)
-            .arg(format!("{option}={unit}"))
-            .arg(format!("--lines={lines}"))
-            .args(["--no-pager", "--output=short-iso"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut text = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(MAX_BYTES).read_to_end(&mut text).await?;
-        }
-        // One that has more to say than fits is not waited for.
-        if (text.len() as u64) < MAX_BYTES {
-            let status = child.wait().await?;
-            if !status.success() && text.is_empty() {
-                return Err(std::io::Error::other(format!("journalctl: {status}")));
-            }
-        }
-        Ok(text)
-    }
-}
 
 impl Api {
     pub(super) async fn unit_journal(&self, name: &str, query: &str) -> Reply {
@@ -89,27 +28,45 @@ impl Api {
             Some(unit) => (unit.scheduled.clone(), unit.requirements.global),
             None => (None, false),
         };
-        if !global {
-            match scheduled {
-                None => return Reply::error(StatusCode::CONFLICT, "the unit is on no machine"),
-                Some(there) if there != self.me => {
-                    let address = machines::address_of(&self.registry, &there).await;
-                    let message = format!("the unit runs on machine {there}{address}: ask there");
+        let asked = query_values(query, "machine").into_iter().next();
+        let there = match (asked, scheduled) {
+            // Of a global unit this machine's, if no other is named.
+            (None, _) if global => self.me.clone(),
+            (None, None) => return Reply::error(StatusCode::CONFLICT, "the unit is on no machine"),
+            (None, Some(there)) => there,
+            (Some(asked), there) => match self.machine_named(&asked).await {
+                Ok(asked) if global || there.as_ref() == Some(&asked) => asked,
+                Ok(asked) => {
+                    let message = format!("the unit is not on machine {asked}");
                     return Reply::error(StatusCode::CONFLICT, message);
                 }
-                Some(_) => {}
+                Err(reply) => return reply,
+            },
+        };
+        let text = if there == self.me {
+            self.logs.journal.tail(&name, lines).await
+        } else {
+            self.logs
+                .tail_of(&self.registry, &there, &name, lines)
+                .await
+        };
+        match text {
+            Ok(text) => Reply::Text("text/plain; charset=utf-8", Bytes::from(text), &[]),
+            Err(LogError::Registry(error)) => Reply::failed(&error),
+            Err(error @ LogError::Slow) => {
+                Reply::error(StatusCode::GATEWAY_TIMEOUT, error.to_string())
             }
-        }
-        match timeout(TIMEOUT, self.journal.tail(name.as_str(), lines)).await {
-            Ok(Ok(text)) => Reply::Text("text/plain; charset=utf-8", Bytes::from(text), &[]),
-            Ok(Err(error)) => Reply::error(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("failed to read the journal: {error}"),
-            ),
-            Err(_) => Reply::error(
-                StatusCode::GATEWAY_TIMEOUT,
-                "reading the journal took too long",
-            ),
+            Err(LogError::Silent { machine }) => {
+                let address = machines::address_of(&self.registry, &machine).await;
+                let message = format!("{}: ask there{address}", LogError::Silent { machine });
+                Reply::error(StatusCode::GATEWAY_TIMEOUT, message)
+            }
+            Err(error @ LogError::There { .. }) => {
+                Reply::error(StatusCode::BAD_GATEWAY, error.to_string())
+            }
+            Err(error @ LogError::Read(_)) => {
+                Reply::error(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            }
         }
     }
 }

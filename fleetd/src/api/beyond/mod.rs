@@ -11,7 +11,8 @@
 //! | `units/NAME/restart` | POST | 202 |
 //! | `units/NAME/result` | GET | what came of a batch unit, 404 if nothing yet |
 //! | `units/NAME/states` | GET | the unit on all its machines, and the last restart asked for |
-//! | `units/NAME/journal?lines=N` | GET | text; 409 names the machine if it is another one |
+//! | `units/NAME/journal?lines=N&machine=ID` | GET | text, from whichever machine it is on |
+//! | `units/NAME/turns` | GET, POST, DELETE | the machines that may take over a new text that is rolled out; 404 if none is |
 //! | `events` | GET | server-sent events, see [`Hub`] |
 
 mod events;
@@ -20,6 +21,7 @@ mod journal;
 mod machines;
 mod orders;
 mod runs;
+mod turns;
 
 use fleet_model::UnitName;
 use fleet_model::wire::flotilla::WhoAmI;
@@ -27,7 +29,6 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 
 pub use events::Hub;
-pub use journal::JournalReader;
 
 use self::orders::MachineOrder;
 
@@ -71,11 +72,18 @@ impl Api {
             (["units", name, "result"], &Method::GET) => self.unit_result(name),
             (["units", name, "restart"], &Method::POST) => self.restart_unit(name).await,
             (["units", name, "states"], &Method::GET) => self.unit_runs(name).await,
+            (["units", name, "turns"], &Method::GET) => self.unit_turns(name),
+            (["units", name, "turns"], &Method::POST) => self.give_turns(name, request).await,
+            (["units", name, "turns"], &Method::DELETE) => self.end_turns(name).await,
             (
                 ["events" | "machines" | "rebalance"]
                 | ["machines", _, "cordon" | "drain" | "uncordon"]
                 | ["explain", _]
-                | ["units", _, "journal" | "result" | "restart" | "states"],
+                | [
+                    "units",
+                    _,
+                    "journal" | "result" | "restart" | "states" | "turns",
+                ],
                 _,
             ) => Reply::not_allowed(),
             _ => Reply::not_found(),

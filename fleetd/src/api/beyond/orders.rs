@@ -56,7 +56,7 @@ impl Api {
 
     /// The machine that `given` names: one that is present or cordoned, whole or by an unambiguous
     /// beginning of at least 8 characters.
-    async fn machine_named(&self, given: &str) -> Result<MachineId, Reply> {
+    pub(super) async fn machine_named(&self, given: &str) -> Result<MachineId, Reply> {
         let present = self.registry.machines().await;
         let mut known: Vec<MachineId> = match present {
             Ok(machines) => machines.into_iter().map(|(id, _)| id).collect(),
