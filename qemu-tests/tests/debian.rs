@@ -24,6 +24,16 @@ const FAILS: &str = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'exit 3'\n";
 const LIMITED: &str = "[Unit]\nDescription=Instance %i of %p\n\n[Service]\nExecStart=/bin/sleep 100000%i\nMemoryMax=64M\nCPUQuota=20%\n";
 const ONCE: &str = "[Service]\nExecStart=/bin/sleep 1000000\n\n[X-Fleet]\nPartition=stop\n";
 
+/// A job as users of a cluster have them: as one of them, and with what it must not change read-only. Its second half
+/// fails where the directory, which is the user's own, can be written.
+fn job_of_user() -> String {
+    let home = format!("/home/{USER}");
+    format!(
+        "[Service]\nType=oneshot\nTimeoutStartSec=infinity\nUser={USER}\nReadOnlyPaths={home}/shut\n\
+         ExecStart=/bin/sh -c 'id -un >{home}/open/who && ! touch {home}/shut/x'\n\n[X-Fleet]\nBatch=yes\n"
+    )
+}
+
 fn job(command: &str, more: &str) -> String {
     format!(
         "[Service]\nType=oneshot\nTimeoutStartSec=infinity\nExecStart={command}\n\n[X-Fleet]\nBatch=yes\n{more}"
@@ -388,19 +398,34 @@ fn jobs(site: &Site) -> Result<()> {
         said.contains("exit status 7 after 1 attempt"),
         "no result of the failure: {said}"
     );
+    site.m.ssh(&format!(
+        "cd /home/{USER} && install -d -o {USER} -g {USER} open shut"
+    ))?;
+    site.write("user.service", &job_of_user())?;
+    site.fleetctl("start --no-block user.service")?;
+    let said = site.fleetctl("result --wait user.service")?;
+    ensure!(
+        said.contains("success: exit status 0 after 1 attempt"),
+        "as a user, read-only: {said}"
+    );
+    let who = site.m.ssh(&format!(
+        "cd /home/{USER} && cat open/who && stat -c %U open/who && ls -A shut"
+    ))?;
+    ensure!(who == format!("{USER}\n{USER}\n"), "{who}");
     // There is no other machine to try it on, and it says that it waits for one.
     site.wait("again.service to wait", || {
         let why = site.fleetctl("explain again.service")?;
         Ok(why.contains("has failed there").then_some(()))
     })?;
     // Done, kept, and no longer in systemd's memory.
-    site.wait_unknown("good.service bad.service again.service")?;
+    site.wait_unknown("good.service bad.service user.service again.service")?;
     site.wait_state("long.service", "loaded activating start")?;
     // Started anew while it runs: still one reference, which the end gives back.
     site.fleetctl("restart long.service --no-block")?;
     site.wait_state("long.service", "loaded activating start")?;
-    site.fleetctl("destroy good.service bad.service again.service long.service")?;
-    site.wait_unknown("good.service bad.service again.service long.service")
+    let all = "good.service bad.service user.service again.service long.service";
+    site.fleetctl(&format!("destroy {all}"))?;
+    site.wait_unknown(all)
 }
 
 const RUNNING: [&str; 4] = [

@@ -8,6 +8,7 @@
 mod bench;
 mod bench_fleet;
 mod cluster;
+mod conformance;
 mod image;
 mod layers;
 mod setup;

@@ -91,11 +91,13 @@ pub fn run(suite: Option<&str>) -> Result<()> {
         });
     }
     if suite == Some("fleet") {
+        // The rules of the contract, and the tests that show them: those below.
+        step("conformance table", &tidy::run);
         step("fleet", &|| {
             let crates = ["fleet-model", "etcd-kv", "fleetd", "fleetctl"];
             let mut args = vec!["test", "--locked", "--no-fail-fast"];
             args.extend(crates.iter().flat_map(|name| ["-p", name]));
-            // Shown: the conformance table, and what the simulation and the faults measured.
+            // Shown: each rule of the API with its request, and what the simulation and the faults measured.
             args.extend(["--", "--nocapture"]);
             cargo(&args)
         });

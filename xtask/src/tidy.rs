@@ -1,4 +1,5 @@
-//! Rules that matter, checked by a test: layers, ARCHITECTURE.md, module headers, sorted manifests, no machine paths.
+//! Rules that matter, checked by a test: layers, ARCHITECTURE.md, module headers, sorted manifests, no machine paths, and
+//! fleet's table of conformance.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::conformance;
 use crate::layers::{self, LAYERS};
 
 /// Runs every check and reports all failures at once.
@@ -14,7 +16,9 @@ pub fn run() -> Result<()> {
     layering(&mut bad)?;
     architecture(&mut bad)?;
     sources(&mut bad)?;
+    let counts = conformance::check(&mut bad)?;
     if bad.is_empty() {
+        conformance::print(&counts);
         return Ok(());
     }
     for b in &bad {
