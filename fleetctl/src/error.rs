@@ -98,6 +98,11 @@ pub(crate) enum Failure {
     /// The old cluster's registry cannot be read.
     #[error("failed to read the registry in etcd at {url}: {reason}")]
     Registry { url: String, reason: String },
+    /// Its etcd gives it to certain users only.
+    #[error(
+        "failed to read the registry in etcd at {url}: it wants a user who may read it, and the password"
+    )]
+    RegistryUser { url: String },
 }
 
 fn because(reason: &Option<String>) -> String {
@@ -137,6 +142,7 @@ impl Failure {
             Self::Registry { .. } => Some(
                 "the old etcd must answer its v2 API: etcd 2, or etcd 3 up to 3.5 with --enable-v2",
             ),
+            Self::RegistryUser { .. } => Some("--etcd2-username and --etcd2-password-file"),
             Self::Spawn { program, .. } if program == "ssh" => Some("install openssh-client"),
             _ => None,
         }
@@ -150,7 +156,8 @@ impl Failure {
             Self::Connect { .. } | Self::Exchange { .. } | Self::Answer { .. } => "no-connection",
             Self::Api {
                 status: 403 | 401, ..
-            } => "forbidden",
+            }
+            | Self::RegistryUser { .. } => "forbidden",
             Self::Api { .. } => "api",
             Self::TooOld { .. } => "not-supported",
             Self::NotFound { .. } | Self::NoSource { .. } => "not-found",

@@ -83,7 +83,9 @@ const TEXTS: [(&str, &str); 27] = [
          here, with what was wanted of them. Nothing is written to the old cluster. Units that exist\n\
          here are left alone; --replace takes the old cluster's text for those that differ.\n\n\
          Examples:\n  fleetctl import --from-etcd2 http://10.0.0.1:2379 --dry-run\n  \
-         fleetctl import --from-etcd2 http://10.0.0.1:2379 --inactive",
+         fleetctl import --from-etcd2 http://10.0.0.1:2379 --inactive\n  \
+         fleetctl import --from-etcd2 https://10.0.0.1:2379 --etcd2-username root \\\n      \
+         --etcd2-password-file ./password",
     ),
     (
         "journal",

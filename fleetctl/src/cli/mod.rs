@@ -475,6 +475,12 @@ pub(crate) struct Import {
     /// Client URL of the old cluster's etcd, whose v2 API must answer.
     #[arg(long, value_name = "URL")]
     pub(crate) from_etcd2: String,
+    /// User, where the old etcd wants one.
+    #[arg(long, value_name = "NAME", requires = "etcd2_password_file")]
+    pub(crate) etcd2_username: Option<String>,
+    /// File whose first line is that user's password.
+    #[arg(long, value_name = "FILE", requires = "etcd2_username")]
+    pub(crate) etcd2_password_file: Option<String>,
     /// Only say what would be done.
     #[arg(long)]
     pub(crate) dry_run: bool,

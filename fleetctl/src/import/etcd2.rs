@@ -86,6 +86,11 @@ fn directory(transport: &Transport, prefix: &str, name: &str) -> Result<Node, Fa
     let path = format!("/v2/keys/{prefix}/{name}?recursive=true&sorted=true&quorum=true");
     let what = format!("read {prefix}/{name}");
     let answer = transport.request(&what, "GET", &path, None)?;
+    if answer.status == 401 {
+        return Err(Failure::RegistryUser {
+            url: transport.endpoint.to_string(),
+        });
+    }
     let reply: Reply = match serde_json::from_slice(&answer.body) {
         Ok(reply) => reply,
         Err(_) if answer.status == 404 => return Err(failed("the v2 API is off".into())),

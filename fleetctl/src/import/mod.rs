@@ -19,7 +19,7 @@ use crate::api::Client;
 use crate::cli::{Global, Import};
 use crate::error::Failure;
 use crate::net::ssh::Ssh;
-use crate::net::{Endpoint, Transport};
+use crate::net::{Endpoint, Login, Transport};
 use crate::out::Out;
 use crate::table::layout;
 use plan::{Action, Existing, Options, Plan};
@@ -31,8 +31,9 @@ pub(crate) fn run(
     global: &Global,
     args: &Import,
 ) -> Result<(), Failure> {
+    let login = login(args)?;
     let old = etcd2::read(
-        &transport(global, &args.from_etcd2)?,
+        &transport(global, &args.from_etcd2, login)?,
         global.etcd_key_prefix(),
     )?;
     let mut existing = Existing::default();
@@ -67,7 +68,7 @@ pub(crate) fn run(
 }
 
 /// The way to the old etcd: the same certificates, and the same tunnel.
-fn transport(global: &Global, url: &str) -> Result<Transport, Failure> {
+fn transport(global: &Global, url: &str, login: Option<Login>) -> Result<Transport, Failure> {
     let endpoint = Endpoint::parse(url)?;
     if matches!(endpoint, Endpoint::Unix(_)) {
         return Err(Failure::Endpoint {
@@ -76,13 +77,30 @@ fn transport(global: &Global, url: &str) -> Result<Transport, Failure> {
         });
     }
     let ssh = Rc::new(Ssh::new(global.ssh(), global.tunnel())?);
-    Transport::new(
+    let transport = Transport::new(
         endpoint,
         ssh,
         &global.tls(),
         global.silence(),
         global.debug(),
-    )
+    )?;
+    Ok(match login {
+        Some(login) => transport.with_login(login),
+        None => transport,
+    })
+}
+
+/// Who asks the old etcd. The password is in a file, for command lines can be read by others.
+fn login(args: &Import) -> Result<Option<Login>, Failure> {
+    let (Some(user), Some(path)) = (&args.etcd2_username, &args.etcd2_password_file) else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| Failure::Read {
+        path: path.clone(),
+        source,
+    })?;
+    let password = text.lines().next().unwrap_or_default();
+    Ok(Some(Login::basic(user, password)))
 }
 
 fn carry_out(client: &Client, plan: &Plan) -> Result<(), Failure> {

@@ -77,6 +77,9 @@ impl Transport {
             env!("CARGO_PKG_VERSION")
         )
         .into_bytes();
+        if let Some(login) = &self.login {
+            request.extend_from_slice(format!("Authorization: {}\r\n", login.0).as_bytes());
+        }
         if let Some(body) = body {
             let head = format!(
                 "Content-Type: application/json\r\nContent-Length: {}\r\n",

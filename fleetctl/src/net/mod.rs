@@ -17,4 +17,4 @@ pub(crate) mod transport;
 pub(crate) use endpoint::Endpoint;
 pub(crate) use http::Answer;
 pub(crate) use news::News;
-pub(crate) use transport::Transport;
+pub(crate) use transport::{Login, Transport};

@@ -33,6 +33,27 @@ pub(crate) struct Transport {
     pub(crate) silence: Duration,
     /// Whether each exchange is told on standard error.
     pub(crate) debug: bool,
+    /// Who asks, where a server wants a user and password.
+    pub(super) login: Option<Login>,
+}
+
+/// The value of the header that says who asks. Never shown.
+#[derive(Clone)]
+pub(crate) struct Login(pub(super) String);
+
+impl Login {
+    /// A user and password.
+    pub(crate) fn basic(user: &str, password: &str) -> Self {
+        use base64::Engine as _;
+        let encode = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
+        Self(format!("Basic {}", encode(format!("{user}:{password}"))))
+    }
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login(…)")
+    }
 }
 
 impl Transport {
@@ -55,7 +76,16 @@ impl Transport {
             tls,
             silence,
             debug,
+            login: None,
         })
+    }
+
+    /// The same, for a server that wants to know who asks.
+    pub(crate) fn with_login(self, login: Login) -> Self {
+        Self {
+            login: Some(login),
+            ..self
+        }
     }
 
     /// Connects.

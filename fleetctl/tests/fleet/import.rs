@@ -257,6 +257,52 @@ fn units_can_be_taken_over_without_starting_them() {
 }
 
 #[test]
+fn an_old_etcd_with_users_is_read_by_one_who_may() {
+    let old = OldEtcd::start(true);
+    old.unit("a.service", A, "launched");
+    let root = |args: &[&str]| {
+        let args = [&["--username", "root:s3cret"][..], args].concat();
+        old.etcdctl("2", &args).unwrap();
+    };
+    old.etcdctl("2", &["user", "add", "root:s3cret"]).unwrap();
+    old.etcdctl("2", &["auth", "enable"]).unwrap();
+    // At first everybody may still do everything.
+    root(&["role", "revoke", "guest", "--path", "/*", "--readwrite"]);
+    let cluster = Cluster::start(1);
+    cluster.write("good", "s3cret\n");
+    cluster.write("bad", "secret\n");
+    let import = |args: &[&str]| {
+        let url = old.url.as_str();
+        let all = [
+            &["--debug", "import", "--from-etcd2", url, "--inactive"],
+            args,
+        ]
+        .concat();
+        cluster.fleetctl(&all)
+    };
+    let with = |file| import(&["--etcd2-username", "root", "--etcd2-password-file", file]);
+    for ran in [import(&[]), with("bad")] {
+        assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{ran:?}");
+        let hint = "hint: --etcd2-username and --etcd2-password-file\n";
+        assert!(
+            ran.err.contains("it wants a user who may read it") && ran.err.ends_with(hint),
+            "{ran:?}"
+        );
+    }
+    let ran = with("gone");
+    assert!(
+        ran.code == 1 && ran.err.contains("failed to read gone"),
+        "{ran:?}"
+    );
+    assert_eq!(import(&["--etcd2-username", "root"]).code, 2);
+    let ran = with("good");
+    assert!(ran.code == 0 && ran.out.contains("\n1 create\n"), "{ran:?}");
+    for word in ["s3cret", "Basic", "cm9vd"] {
+        assert!(!ran.err.contains(word), "{ran:?}");
+    }
+}
+
+#[test]
 fn what_is_no_old_cluster_is_said_to_be_none() {
     let cluster = Cluster::start(1);
     let without = OldEtcd::start(false);

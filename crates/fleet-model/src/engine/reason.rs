@@ -9,6 +9,9 @@ use crate::name::UnitName;
 use crate::record::Outcome;
 use crate::requirements::OptionsError;
 
+/// What is said of a `MachineID=` without a value.
+const NAMES_NONE: &str = "MachineID is empty, which is the ID of no machine";
+
 /// Why the schedule changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
@@ -138,6 +141,7 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::OtherMachine { wanted } if wanted.is_empty() => f.write_str(NAMES_NONE),
             Self::OtherMachine { wanted } => write!(f, "not machine {wanted}"),
             Self::Metadata { key } => write!(f, "no fitting metadata {key}"),
             Self::PeerAway { peer } => write!(f, "{peer} is not there"),
@@ -231,6 +235,9 @@ impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoMachines => f.write_str("there are no machines"),
+            Self::MachineAbsent { wanted } | Self::Pinned { wanted } if wanted.is_empty() => {
+                f.write_str(NAMES_NONE)
+            }
             Self::MachineAbsent { wanted } => write!(f, "MachineID {wanted}, which is not present"),
             Self::Pinned { wanted } => write!(f, "MachineID is {wanted}"),
             Self::PeerUnscheduled { peer } => write!(f, "MachineOf {peer}, which is not scheduled"),
@@ -320,6 +327,7 @@ impl fmt::Display for AtMachine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let machine = self.1.short();
         match self.0 {
+            Obstacle::OtherMachine { wanted } if wanted.is_empty() => f.write_str(NAMES_NONE),
             Obstacle::OtherMachine { wanted } => write!(f, "{machine} is not {wanted}"),
             Obstacle::Metadata { key } => write!(f, "{machine} has no fitting metadata {key}"),
             Obstacle::PeerAway { peer } => write!(f, "{peer} is not on {machine}"),

@@ -23,7 +23,7 @@ const SECTION: &str = "X-Fleet";
 /// What a unit asks of the machine it runs on and of its engine, specifiers expanded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Requirements {
-    /// Only this machine.
+    /// Only this machine. An empty value, as `%i` of what is no instance, names none.
     pub machine_id: Option<String>,
     /// What the machine's metadata must be.
     pub metadata: MetadataDemand,
@@ -116,8 +116,7 @@ impl Requirements {
         let mut out = Self {
             machine_id: id_keys
                 .into_iter()
-                .find_map(|key| values(&[key]).into_iter().next())
-                .filter(|id| !id.is_empty()),
+                .find_map(|key| values(&[key]).into_iter().next()),
             metadata,
             peer_globs: peer_globs.into_iter().map(Glob::new).collect(),
             conflicts: globs(&["Conflicts", "X-Conflicts"]),
@@ -341,6 +340,9 @@ mod tests {
                 .unwrap(),
             "b"
         );
+        let none = read("a.service", "MachineID=%i\nMachineID=m1");
+        assert_eq!(none.machine_id.as_deref(), Some(""));
+        assert!(!none.admits_machine(&MachineId::parse("m1").unwrap()));
         assert_eq!(
             read("a.service", "MachineBootID=b"),
             Requirements::default()

@@ -43,6 +43,31 @@ fn machine_id_and_metadata_restrict() {
 }
 
 #[test]
+fn an_empty_machine_id_is_that_of_no_machine() {
+    let why = "MachineID is empty, which is the ID of no machine";
+    let units = [
+        ("a", "MachineID=", None),
+        ("b", "MachineID=%i", None),
+        ("c@m1", "MachineID=%i", None),
+        ("d", "MachineID=%i", Some("m1")),
+    ];
+    let mut view = cluster(&[("m1", "")], &units);
+    let waits = |unit: &str| format!("{unit} waits: {why}");
+    let (a, b) = (waits("a"), waits("b"));
+    let off = format!("d x m1: no longer fits: {why}");
+    check(
+        &mut view,
+        &[
+            "c@m1 > m1",
+            &off,
+            &a,
+            &b,
+            "d waits: being taken off its last machine",
+        ],
+    );
+}
+
+#[test]
 fn of_four_conflicting_units_on_three_machines_one_waits_and_says_why() {
     let s = "Conflicts=web@*.service";
     let units = [
