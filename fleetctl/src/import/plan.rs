@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use fleet_model::{Metadata, TargetState, UnitFile, UnitName, validate_unit};
+use fleet_model::{
+    Metadata, Requirements, TargetState, UnitFile, UnitName, format_bytes, validate_unit,
+};
 
 use super::etcd2::{OldRegistry, OldUnit};
 
@@ -82,8 +84,14 @@ pub(super) struct Plan {
 pub(super) fn plan(old: &OldRegistry, existing: &Existing, options: Options) -> Plan {
     let mut plan = Plan::default();
     for (name, unit) in &old.units {
-        plan.units
-            .push(unit_step(name, unit, existing.units.get(name), options));
+        let mut step = unit_step(name, unit, existing.units.get(name), options);
+        if let Some((name, file)) = UnitName::parse(name).ok().zip(step.file.as_ref()) {
+            let means = means_more(&name, file, |other| old.units.contains_key(other));
+            let notes = [std::mem::take(&mut step.note)].into_iter().chain(means);
+            let notes: Vec<String> = notes.filter(|note| !note.is_empty()).collect();
+            step.note = notes.join("; ");
+        }
+        plan.units.push(step);
     }
     for name in &old.stale {
         plan.units.push(UnitStep {
@@ -105,6 +113,30 @@ pub(super) fn plan(old: &OldRegistry, existing: &Existing, options: Options) -> 
         }
     }
     plan
+}
+
+/// What a text asks for here that the original's scheduler did not know; `comes` tells which units are taken over, too.
+fn means_more(name: &UnitName, file: &UnitFile, comes: impl Fn(&str) -> bool) -> Vec<String> {
+    let asks = Requirements::of(name, file);
+    let mut more = Vec::new();
+    if asks.reservation.memory > 0 {
+        let memory = format_bytes(asks.reservation.memory);
+        more.push(format!("reserves {memory} of memory now"));
+    }
+    if asks.reservation.cpu.millis() > 0 {
+        more.push(format!("reserves {} processors now", asks.reservation.cpu));
+    }
+    for rule in &asks.metadata.rules {
+        more.push(format!("MachineMetadata={} binds now", rule.as_str()));
+    }
+    for glob in &asks.peer_globs {
+        more.push(format!("MachineOf={glob} is a pattern now"));
+    }
+    let required = asks.after.iter().filter(|(_, required)| **required);
+    for (unit, _) in required.filter(|(unit, _)| comes(unit)) {
+        more.push(format!("starts when {unit} is active, wherever it runs"));
+    }
+    more
 }
 
 fn unit_step(name: &str, unit: &OldUnit, here: Option<&String>, options: Options) -> UnitStep {
@@ -235,6 +267,55 @@ mod tests {
             matches!(step.action, Action::Create | Action::Replace)
         );
         (step.action, step.target, step.note)
+    }
+
+    #[test]
+    fn what_means_more_here_is_noted() {
+        let none = Options::default();
+        for (more, expect) in [
+            ("", ""),
+            (
+                "MemoryMax=64M\nCPUQuota=50%\n",
+                "reserves 64M of memory now; reserves 0.5 processors now",
+            ),
+            ("MemoryMax=64M\n[X-Fleet]\nMemory=0\n", ""),
+            (
+                "[X-Fleet]\nMachineMetadata=ram<16\nMachineMetadata=disk=ssd\n",
+                "MachineMetadata=ram<16 binds now",
+            ),
+            (
+                "[X-Fleet]\nMachineOf=cache@*\n",
+                "MachineOf=cache@* is a pattern now",
+            ),
+            ("[Unit]\nRequires=b.service\nAfter=b.service\n", ""),
+            ("[Unit]\nAfter=a@1.service\n", ""),
+            (
+                "[Unit]\nRequires=a@1.service\nAfter=a@1.service\n",
+                "starts when a@1.service is active, wherever it runs",
+            ),
+        ] {
+            let text = format!("{TEXT}{more}");
+            let units = [("a.service", text.as_str()), ("a@1.service", TEXT)];
+            let old = OldRegistry {
+                units: units
+                    .map(|(n, t)| (n.to_owned(), unit(t, "launched")))
+                    .into(),
+                ..OldRegistry::default()
+            };
+            let steps = plan(&old, &Existing::default(), none).units;
+            assert_eq!(steps[0].note, expect, "{more}");
+        }
+        let text = format!("{TEXT}MemoryMax=1M\n");
+        let (_, _, note) = one("a@.service", unit(&text, "launched"), None, none);
+        assert_eq!(
+            note,
+            "a template cannot be started; reserves 1M of memory now"
+        );
+        let kept = one("a.service", unit(&text, "launched"), Some(TEXT), none);
+        assert_eq!(
+            kept.2,
+            "another text is here; --replace takes the old cluster's"
+        );
     }
 
     #[test]
