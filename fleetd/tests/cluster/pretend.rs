@@ -1,6 +1,7 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
 //! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=slow-link` takes a second for that,
-//! `WantedBy=refuse-enable` is not enabled, `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long to become active.
+//! `WantedBy=refuse-enable` is not enabled, `ExecStop=refuse-stop` not stopped, `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long
+//! to become active.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -253,6 +254,9 @@ impl ServiceManager for Pretend {
     fn stop_and_wait(&self, name: UnitName) -> Answer<'_, ()> {
         Box::pin(async move {
             self.note("stop", &name);
+            if self.value(&name, "ExecStop").as_deref() == Some("refuse-stop") {
+                return Err(ManagerError::Job("refused".into()));
+            }
             if let Some(seconds) = self.value(&name, "TimeoutStopSec") {
                 tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
             }
