@@ -1,7 +1,7 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
 //! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=slow-link` takes a second for that,
-//! `WantedBy=refuse-enable` is not enabled, `ExecStop=refuse-stop` not stopped, `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long
-//! to become active.
+//! `WantedBy=refuse-enable` is not enabled, `ExecStop=refuse-stop` not stopped, `TimeoutStopSec=N` takes N
+//! seconds to stop, `TimeoutStartSec=N` as long to become active.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
