@@ -215,6 +215,45 @@ async fn a_machine_that_goes_to_another_prefix_leaves_no_ghost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_of_which_a_part_panics_ends_and_its_successor_goes_on() {
+    let store = Counting::default();
+    let kv: Arc<dyn Kv> = Arc::new(store.clone());
+    let mut cluster = Cluster::start_on(kv.clone(), 1).await;
+    for (round, (key, what)) in [
+        ("engine/leader", "the engine"),
+        ("/state/", "the agent"),
+        ("lease", "the presence"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        eventually_leads(&cluster, &*kv, |_| true).await;
+        *store.panic_at.lock().unwrap() = Some(key);
+        if what == "the engine" {
+            let leader = etcd_kv::Keys::one(format!("{PREFIX}v3/engine/leader"));
+            kv.delete(leader).await.unwrap();
+        }
+        let unit = format!("u{round}.service");
+        let file = fleet_model::UnitFile::parse(PLAIN).unwrap();
+        let launched = fleet_model::TargetState::Launched;
+        let registry = registry(kv.clone());
+        registry
+            .create(&name(&unit), &file, launched)
+            .await
+            .unwrap();
+        let why = cluster.breaks(0).await;
+        assert!(why.starts_with(what), "{why}");
+        *store.panic_at.lock().unwrap() = None;
+        cluster.revive(0).await;
+        eventually("the new unit runs", async || {
+            cluster.active().await.contains(&unit)
+        })
+        .await;
+    }
+    assert_eq!(cluster.starts("u0.service"), 1, "nothing was bounced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_daemon_waits_for_units_that_are_busy_or_only_coming() {
     let etcd = EtcdServer::start().await;
     let registry = registry(Arc::new(etcd.client()));
