@@ -53,6 +53,9 @@ pub enum DaemonError {
         /// Why.
         source: std::io::Error,
     },
+    /// A part without which the daemon must not go on has panicked.
+    #[error("the {0} has broken off; units keep running, and the next daemon takes over")]
+    Broken(&'static str),
     /// Signals cannot be received.
     #[error("failed to receive signals")]
     Signals(#[source] std::io::Error),
@@ -175,11 +178,11 @@ pub async fn run(
         join_budget: settings.rebalance_on_join,
         metrics: metrics.clone(),
     };
-    if settings.disable_engine {
-        tokio::spawn(engine.stand_aside());
+    let mut engine = if settings.disable_engine {
+        tokio::spawn(engine.stand_aside())
     } else {
-        tokio::spawn(engine.run());
-    }
+        tokio::spawn(engine.run())
+    };
     if !settings.dns_listen.is_empty() {
         let directory = crate::dns::Directory::start(registry.clone());
         for address in &settings.dns_listen {
@@ -207,7 +210,23 @@ pub async fn run(
         clock: io.clock.clone(),
     };
     let runs_units = io.api.no_manager.is_none();
-    let agent = runs_units.then(|| tokio::spawn(run_agent(context, stopped)));
+    let mut agent = runs_units.then(|| tokio::spawn(run_agent(context, stopped)));
+    let (mut present, followed) = (standing.clone(), mirror.clone());
+    // None of these ends by itself, and half a daemon would keep the lease, and the lead with it.
+    let broken = async {
+        tokio::select! {
+            biased;
+            () = async { while present.changed().await.is_ok() {} } => "presence",
+            () = followed.ended() => "mirror",
+            _ = &mut engine => "engine",
+            () = async {
+                match agent.as_mut() {
+                    Some(agent) => drop(agent.await),
+                    None => std::future::pending().await,
+                }
+            } => "agent",
+        }
+    };
     let journal = JournalReader {
         user: settings.systemd_user,
         ..io.api.journal.clone()
@@ -246,7 +265,11 @@ pub async fn run(
     let status = serve(io, Arc::new(api))?;
     announce(&[State::Ready, State::Status(&status)]);
 
-    let end = end.await?;
+    let end = tokio::select! {
+        biased;
+        end = end => end?,
+        what = broken => return Err(DaemonError::Broken(what)),
+    };
     let mut unload = false;
     if end != End::Reload && runs_units {
         announce(&[State::Stopping]);

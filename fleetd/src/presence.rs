@@ -5,6 +5,12 @@
 //! takes its lease over and the cluster sees nothing. Another machine with the same ID has no such
 //! file: it must wait until the record is gone, and says so.
 //!
+//! A lease keeps its time to live. When the setting has changed, all that hangs on the old lease is
+//! moved to a new one, and only then is the old one given back; until then the file names both, so
+//! that a daemon that dies in between is succeeded by one that goes on. When the prefix of the keys
+//! has changed, the machine goes to another cluster: it registers there when the old lease has run
+//! out, not before, because until then units that must not run twice may still run here.
+//!
 //! Every renewal tells until when the lease is certain to last ([`Validity`]). That is the one rule
 //! both sides of a partition go by: etcd ends the lease no earlier than a whole time to live after
 //! the renewal was *sent*, and the leader gives the machine's units to others only when the lease
@@ -28,6 +34,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// Pause after a sign of life that did not arrive.
 const AGAIN: Duration = Duration::from_millis(500);
+/// Keys moved in one transaction; etcd allows 128.
+const BATCH: usize = 100;
 /// How often the address is looked up again where none is configured.
 const ADDRESS_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -117,15 +125,13 @@ impl Presence {
 
     async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
-        let mut kept = self.read_lease();
         let mut last_complaint = String::new();
         loop {
-            match self.register(kept.take()).await {
-                Ok(lease) => {
+            match self.register().await {
+                Ok(held) => {
                     (pause, last_complaint) = (FIRST_PAUSE, String::new());
-                    tracing::info!(machine = %self.id, lease = %lease, "registered");
-                    self.keep_alive(lease).await;
-                    kept = Some(lease);
+                    tracing::info!(machine = %self.id, lease = %held.lease, "registered");
+                    self.keep_alive(held).await;
                 }
                 Err(error) => {
                     let complaint = telemetry::chain(&error);
@@ -133,7 +139,6 @@ impl Presence {
                         tracing::warn!("cannot register: {complaint}");
                         last_complaint = complaint;
                     }
-                    kept = self.read_lease();
                     sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -142,51 +147,115 @@ impl Presence {
     }
 
     /// Takes the lease over or makes one, and writes the record under it.
-    async fn register(&mut self, kept: Option<Lease>) -> Result<Lease, RegisterError> {
+    async fn register(&mut self) -> Result<Held, RegisterError> {
         self.registry.check_format().await?;
         if self.detect_address {
             self.look_up_address();
         }
-        let kv = self.registry.kv();
-        let (lease, fresh) = match kept {
-            Some(lease) => match self.renew(lease).await {
-                Ok(()) => (lease, false),
-                Err(KvError::LeaseNotFound { .. }) => (self.grant().await?, true),
-                Err(error) => return Err(error.into()),
-            },
-            None => (self.grant().await?, true),
+        let kept = self.read_kept();
+        let mut left = Vec::new();
+        let mut current = None;
+        if let Some(kept) = &kept {
+            if kept.prefix != self.registry.prefix() {
+                self.have_run_out(kept).await?;
+            } else {
+                for lease in &kept.leases {
+                    match self.renew(*lease).await {
+                        Ok(held) if kept.ttl == self.ttl && kept.leases[0] == *lease => {
+                            current = Some(held);
+                        }
+                        Ok(held) => left.push(held.lease),
+                        Err(KvError::LeaseNotFound { .. }) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+        let fresh = current.is_none() && left.is_empty();
+        let held = match current {
+            Some(held) => held,
+            None => self.grant().await?,
         };
-        if let Err(error) = self.write_record(lease).await {
+        if !left.is_empty() {
+            self.write_kept(std::iter::once(held.lease).chain(left.iter().copied()));
+        }
+        for old in left {
+            tracing::info!(lease = %old, to = %held.lease, "moving to a lease of {:?}", held.ttl);
+            self.move_keys(old, held.lease).await?;
+            // Nothing hangs on it any more: it may as well run out.
+            let _ = self.registry.kv().lease_revoke(old).await;
+        }
+        if let Err(error) = self.write_record(held.lease).await {
             if fresh {
                 // Best effort: it expires by itself.
-                let _ = kv.lease_revoke(lease).await;
+                let _ = self.registry.kv().lease_revoke(held.lease).await;
             }
             return Err(error);
         }
-        self.write_lease(lease);
+        self.write_kept([held.lease]);
+        // Not before: what was left behind would have gone with the old lease.
+        self.is_valid(held);
         self.standing.send_replace(Standing {
-            lease: Some(lease),
+            lease: Some(held.lease),
             healthy: true,
         });
-        Ok(lease)
+        Ok(held)
     }
 
-    async fn grant(&self) -> Result<Lease, KvError> {
-        let sent = self.clock.now();
-        let (lease, ttl) = self.registry.kv().lease_grant(self.ttl, None).await?;
-        self.is_valid(sent, ttl);
-        Ok(lease)
-    }
-
-    async fn renew(&self, lease: Lease) -> Result<(), KvError> {
-        let sent = self.clock.now();
-        let ttl = self.registry.kv().lease_keep_alive(lease).await?;
-        self.is_valid(sent, ttl);
+    /// Makes sure that no lease with which this machine was in another cluster is left.
+    async fn have_run_out(&self, kept: &Kept) -> Result<(), RegisterError> {
+        for lease in &kept.leases {
+            match self.registry.kv().lease_info(*lease, false).await {
+                Err(KvError::LeaseNotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    return Err(RegisterError::Elsewhere {
+                        prefix: kept.prefix.clone(),
+                    });
+                }
+            }
+        }
         Ok(())
     }
 
+    /// Moves all keys that hang on one lease to another. Nobody sees anything of that: the values
+    /// stay, and so does what is known of when they were made.
+    async fn move_keys(&self, from: Lease, to: Lease) -> Result<(), RegisterError> {
+        let kv = self.registry.kv();
+        let keys = kv.lease_info(from, true).await?.keys;
+        for keys in keys.chunks(BATCH) {
+            let mut read = Txn::new();
+            read.then.extend(keys.iter().cloned().map(Op::get));
+            let reply = kv.txn(read).await?;
+            let mut write = Txn::new();
+            for there in (0..keys.len()).flat_map(|index| reply.kvs(index)) {
+                if there.lease == Some(from) {
+                    let (key, value) = (there.key.clone(), there.value.clone());
+                    let unchanged = Compare::unchanged(key.clone(), there.mod_revision);
+                    write = write.when(unchanged).then(Op::put_leased(key, value, to));
+                }
+            }
+            if !write.then.is_empty() && !kv.txn(write).await?.succeeded {
+                return Err(RegisterError::Restless);
+            }
+        }
+        Ok(())
+    }
+
+    async fn grant(&self) -> Result<Held, KvError> {
+        let sent = self.clock.now();
+        let (lease, ttl) = self.registry.kv().lease_grant(self.ttl, None).await?;
+        Ok(Held { lease, ttl, sent })
+    }
+
+    async fn renew(&self, lease: Lease) -> Result<Held, KvError> {
+        let sent = self.clock.now();
+        let ttl = self.registry.kv().lease_keep_alive(lease).await?;
+        Ok(Held { lease, ttl, sent })
+    }
+
     /// Counts from the sending: when the answer comes, the lease is younger than that.
-    fn is_valid(&self, sent: Duration, ttl: Duration) {
+    fn is_valid(&self, Held { ttl, sent, .. }: Held) {
         let until = sent + ttl;
         self.validity.send_replace(Some(Validity { until, ttl }));
     }
@@ -222,8 +291,9 @@ impl Presence {
     }
 
     /// Gives signs of life until the lease is lost.
-    async fn keep_alive(&mut self, lease: Lease) {
-        let interval = self.ttl / 3;
+    async fn keep_alive(&mut self, Held { lease, ttl, .. }: Held) {
+        // As granted, which may be more than was asked for.
+        let interval = ttl / 3;
         let mut last_sign = Instant::now();
         let mut pause = interval;
         let mut address_due = Instant::now() + ADDRESS_INTERVAL;
@@ -231,7 +301,8 @@ impl Presence {
             sleep(pause).await;
             pause = interval;
             let healthy = match self.renew(lease).await {
-                Ok(()) => {
+                Ok(held) => {
+                    self.is_valid(held);
                     last_sign = Instant::now();
                     true
                 }
@@ -282,25 +353,74 @@ impl Presence {
         changed
     }
 
-    fn read_lease(&self) -> Option<Lease> {
+    fn read_kept(&self) -> Option<Kept> {
         let text = std::fs::read_to_string(&self.lease_file).ok()?;
-        let (machine, lease) = text.trim().split_once(' ')?;
-        (machine == self.id.as_str()).then_some(Lease(i64::from_str_radix(lease, 16).ok()?))
+        Kept::parse(&text, &self.id)
     }
 
-    fn write_lease(&self, lease: Lease) {
+    fn write_kept(&self, leases: impl IntoIterator<Item = Lease>) {
+        let kept = Kept {
+            ttl: self.ttl,
+            leases: leases.into_iter().collect(),
+            prefix: self.registry.prefix().to_owned(),
+        };
         let write = || {
             if let Some(dir) = self.lease_file.parent() {
                 std::fs::create_dir_all(dir)?;
             }
             let temporary = self.lease_file.with_extension("new");
-            std::fs::write(&temporary, format!("{} {lease}\n", self.id))?;
+            std::fs::write(&temporary, kept.text(&self.id))?;
             std::fs::rename(&temporary, &self.lease_file)
         };
         if let Err(error) = write() {
             let path = self.lease_file.display();
             tracing::warn!("failed to write {path}: {error}; a restart will be noticed");
         }
+    }
+}
+
+/// A lease that lasts.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    lease: Lease,
+    /// As granted.
+    ttl: Duration,
+    /// When it was asked for or renewed last.
+    sent: Duration,
+}
+
+/// What a daemon leaves to its successor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kept {
+    /// The time to live that was asked for.
+    ttl: Duration,
+    /// The lease, and after it those from which not everything may have been moved to it yet.
+    leases: Vec<Lease>,
+    /// What the keys that hang on it begin with.
+    prefix: String,
+}
+
+impl Kept {
+    /// Reads it, unless it is another machine's.
+    fn parse(text: &str, id: &MachineId) -> Option<Self> {
+        let rest = text.trim_end().strip_prefix(id.as_str())?;
+        let mut words = rest.strip_prefix(' ')?.splitn(3, ' ');
+        let ttl = Duration::from_millis(words.next()?.parse().ok()?);
+        let leases = words.next()?.split(',');
+        let leases: Result<Vec<Lease>, _> = leases
+            .map(|lease| i64::from_str_radix(lease, 16).map(Lease))
+            .collect();
+        Some(Self {
+            ttl,
+            leases: leases.ok()?,
+            prefix: words.next()?.to_owned(),
+        })
+    }
+
+    fn text(&self, id: &MachineId) -> String {
+        let leases: Vec<String> = self.leases.iter().map(Lease::to_string).collect();
+        let (ttl, leases) = (self.ttl.as_millis(), leases.join(","));
+        format!("{id} {ttl} {leases} {}\n", self.prefix)
     }
 }
 
@@ -315,11 +435,85 @@ enum RegisterError {
         "a machine with the ID {machine} is registered already; if none is, this ends within the time to live"
     )]
     Taken { machine: MachineId },
+    #[error("the machine is still registered below {prefix}; that ends within the time to live")]
+    Elsewhere { prefix: String },
+    #[error("what hangs on the old lease has changed while it was moved")]
+    Restless,
 }
 
 #[cfg(test)]
 mod tests {
+    use etcd_kv::{Kv, MemKv};
+
     use super::*;
+    use crate::clock::MachineClock;
+
+    #[test]
+    fn what_is_kept_is_read_as_written_and_nonsense_is_nothing() {
+        let id = MachineId::parse("m1").unwrap();
+        let kept = Kept {
+            ttl: Duration::from_millis(2500),
+            leases: vec![Lease(0x1f), Lease(7)],
+            prefix: "/a b/v3/".into(),
+        };
+        assert_eq!(Kept::parse(&kept.text(&id), &id), Some(kept));
+        for text in [
+            "",
+            "m1",
+            "m1 1f",
+            "m1 1000 1f",
+            "m1 x 1f /f/",
+            "m1 1000  /f/",
+            "m11 1000 1f /f/",
+        ] {
+            assert_eq!(Kept::parse(text, &id), None, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_move_between_leases_is_finished_by_the_successor() {
+        let store = MemKv::new();
+        let kv: &dyn Kv = &store;
+        let registry = Registry::new(Arc::new(store.clone()), "/f/");
+        let id = MachineId::parse("m1").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let ttl = Duration::from_secs(10);
+        let (old, _) = kv.lease_grant(Duration::from_secs(60), None).await.unwrap();
+        let (new, _) = kv.lease_grant(ttl, None).await.unwrap();
+        let mut keys = vec![registry.presence_key(&id)];
+        keys.extend((0..250).map(|i| format!("/f/v3/state/u{i}.service/m1")));
+        for (index, key) in keys.iter().enumerate() {
+            // The daemon before has died in the middle.
+            let lease = if index % 2 == 0 { old } else { new };
+            kv.put(key.as_str(), "{}", Some(lease)).await.unwrap();
+        }
+        let (standing, mut news) = watch::channel(Standing::default());
+        let presence = Presence {
+            registry,
+            id: id.clone(),
+            machine: Machine::default(),
+            detect_address: false,
+            ttl,
+            lease_file: dir.path().join("lease"),
+            clock: Arc::new(MachineClock),
+            standing,
+            validity: watch::channel(None).0,
+        };
+        presence.write_kept([new, old]);
+        presence.start();
+        let registered = news.wait_for(|s| s.healthy).await.unwrap().lease;
+        assert_eq!(registered, Some(new));
+        for key in &keys {
+            let there = kv.get(key.as_str()).await.unwrap().unwrap();
+            assert_eq!(there.lease, Some(new), "{key}");
+        }
+        assert!(
+            kv.lease_info(old, false).await.is_err(),
+            "it was given back"
+        );
+        let kept = std::fs::read_to_string(dir.path().join("lease")).unwrap();
+        assert_eq!(Kept::parse(&kept, &id).unwrap().leases, [new]);
+    }
 
     #[test]
     fn units_stop_well_before_the_lease_can_have_ended() {

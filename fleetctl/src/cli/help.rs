@@ -203,7 +203,9 @@ pub(super) fn command() -> clap::Command {
              VERSION:\n{{tab}}{}\n\nDESCRIPTION:\n{}\n\n{{all-args}}",
             env!("CARGO_PKG_VERSION"),
             indented(ROOT)
-        ));
+        ))
+        // What they hold is not what the help is about.
+        .mut_args(|arg| arg.hide_env_values(true));
     let names: Vec<String> = root
         .get_subcommands()
         .map(|c| c.get_name().to_owned())

@@ -38,17 +38,11 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "GLOBAL OPTIONS")]
 pub(crate) struct Global {
     /// Where the API is: unix:///PATH, http://HOST:PORT, https://HOST:PORT.
-    #[arg(long, global = true, env = "FLEETCTL_ENDPOINT", hide_env_values = true,
+    #[arg(long, global = true, env = "FLEETCTL_ENDPOINT",
         default_value = DEFAULT_ENDPOINT, value_parser = endpoint)]
     pub(crate) endpoint: String,
     /// Only "API": this client speaks to fleetd, never to etcd.
-    #[arg(
-        long,
-        global = true,
-        env = "FLEETCTL_DRIVER",
-        default_value = "API",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, env = "FLEETCTL_DRIVER", default_value = "API")]
     pub(crate) driver: String,
     /// Authorities that may have signed fleetd's certificate [default: the system's].
     #[arg(long, global = true, env = "FLEETCTL_CA_FILE", default_value = "", hide_default_value = true, value_parser = non_empty)]

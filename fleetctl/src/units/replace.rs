@@ -5,7 +5,7 @@
 //! already counts, and has its turn first. The first unit that does not come to it, or fails again,
 //! ends the command; nothing is rolled back, and what stands where is told.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use fleet_model::{TargetState, UnitFile, UnitName, mangle, wire};
@@ -327,15 +327,14 @@ impl<'a> Roll<'a> {
         Ok(())
     }
 
-    /// Which unit may be replaced next while `width` are down for it already: one that is down, for
-    /// that takes nothing away; else the first, if no more than allowed are down then.
+    /// What may be done next while `width` are down for it already.
     fn next(&self, waiting: &VecDeque<Change>, width: u32) -> Result<Next, Failure> {
         let has_room = |change: &Change| width + change.width <= self.most;
         if !waiting.iter().any(has_room) {
             return Ok(Next::Pause(String::new()));
         }
         let round = Round::of(self.client, waiting.len() + self.up.len());
-        let mut total = width;
+        let mut elsewhere = 0;
         let mut blocker = None;
         for name in &self.up {
             let wanted = round.find(name)?;
@@ -348,28 +347,20 @@ impl<'a> Roll<'a> {
             }
             // What has done its work is not missed.
             let down = missing(&states, &["active", "reloading", "inactive"]);
-            total += down;
+            elsewhere += down;
             blocker = blocker.or_else(|| (down > 0).then(|| name.clone()));
         }
-        let mut missed = BTreeMap::new();
+        let mut queue = Vec::with_capacity(waiting.len());
         for change in waiting {
-            if change.target == TargetState::Launched {
-                let down = missing(&round.states(&change.name)?, &["active", "reloading"]);
-                total += down;
-                missed.insert(&change.name, down);
-            }
+            let missed = match change.target {
+                TargetState::Launched => {
+                    missing(&round.states(&change.name)?, &["active", "reloading"])
+                }
+                _ => 0,
+            };
+            queue.push((change.width, missed));
         }
-        let missed = |change: &Change| missed.get(&change.name).copied().unwrap_or(0);
-        let after = |change: &Change| total - missed(change) + change.width;
-        let eager = waiting
-            .iter()
-            .position(|c| missed(c) > 0 && has_room(c) && after(c) <= total.max(self.most));
-        let first = || {
-            waiting
-                .front()
-                .filter(|c| has_room(c) && after(c) <= self.most)
-        };
-        Ok(match eager.or_else(|| first().map(|_| 0)) {
+        Ok(match pick(self.most, width, elsewhere, &queue) {
             Some(next) => Next::Begin(next),
             None => Next::Pause(blocker.unwrap_or_default()),
         })
@@ -456,4 +447,59 @@ fn missing(states: &[wire::UnitState], well: &[&str]) -> u32 {
     }
     let bad = |s: &&wire::UnitState| !well.contains(&s.systemd_active_state.as_str());
     u32::try_from(states.iter().filter(bad).count()).unwrap_or(u32::MAX)
+}
+
+/// Which of those that wait, each with its width and how much of it is down already, may be begun
+/// while `begun` are down for it and `elsewhere` are down of those that are through: one that is
+/// down, for that takes nothing away; else the first, if no more than `most` are down then.
+fn pick(most: u32, begun: u32, elsewhere: u32, waiting: &[(u32, u32)]) -> Option<usize> {
+    let total = begun + elsewhere + waiting.iter().map(|(_, missed)| missed).sum::<u32>();
+    let has_room = |width: u32| begun + width <= most;
+    let may = |&(width, missed): &(u32, u32), limit: u32| {
+        has_room(width) && total - missed + width <= limit
+    };
+    let eager = || {
+        waiting
+            .iter()
+            .position(|w| w.1 > 0 && may(w, total.max(most)))
+    };
+    let first = || waiting.first().filter(|w| may(w, most)).map(|_| 0);
+    // What keeps all of them down is they themselves: waiting longer mends nothing.
+    let any = || waiting.iter().position(|w| has_room(w.0));
+    let alone = begun + elsewhere == 0;
+    eager().or_else(first).or_else(|| any().filter(|_| alone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pick;
+
+    #[test]
+    fn what_is_down_counts_and_comes_first() {
+        let up = (1, 0);
+        let down = (1, 1);
+        for (most, begun, elsewhere, waiting, expect) in [
+            (1, 0, 0, &[up, up][..], Some(0)),
+            (1, 1, 0, &[up, up], None),
+            (2, 1, 0, &[up, up], Some(0)),
+            (1, 0, 0, &[up, down], Some(1)),
+            (1, 0, 0, &[up, down, down], Some(1)),
+            (1, 1, 0, &[up, down], None),
+            // There is room for one more, and one more is down.
+            (2, 1, 0, &[up, down], Some(1)),
+            (2, 0, 1, &[up], Some(0)),
+            (2, 0, 2, &[up], None),
+            (2, 0, 2, &[up, down], Some(1)),
+            // Units on several machines.
+            (3, 0, 0, &[(3, 0)], Some(0)),
+            (3, 1, 0, &[(3, 0)], None),
+            (3, 0, 1, &[(3, 0)], None),
+            (3, 0, 0, &[(3, 1), down], Some(1)),
+            (3, 0, 0, &[(3, 1), (3, 1)], Some(0)),
+            (1, 0, 0, &[], None),
+        ] {
+            let got = pick(most, begun, elsewhere, waiting);
+            assert_eq!(got, expect, "{most} {begun} {elsewhere} {waiting:?}");
+        }
+    }
 }

@@ -156,7 +156,19 @@ impl Fence {
     /// Whether units behind the fence may be started at this very moment.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        self.lock().stage(self.shared.clock.now()) == Stage::Open
+        let open = self.lock().stage(self.shared.clock.now()) == Stage::Open;
+        if !open {
+            // While there are no units nobody waits for the moment. Who was told so now shall hear
+            // of it when it opens.
+            self.set_open(false);
+        }
+        open
+    }
+
+    fn set_open(&self, open: bool) {
+        self.shared
+            .open
+            .send_if_modified(|old| std::mem::replace(old, open) != open);
     }
 
     /// Whether a unit is behind the fence.
@@ -242,10 +254,7 @@ impl Fence {
         loop {
             let (record, now) = (self.lock().clone(), self.shared.clock.now());
             let stage = record.stage(now);
-            let open = stage == Stage::Open;
-            self.shared
-                .open
-                .send_if_modified(|old| std::mem::replace(old, open) != open);
+            self.set_open(stage == Stage::Open);
             let pause = enforce(&record, now, &*self.shared.manager, &files).await;
             let guards = !record.units.is_empty();
             tokio::select! {

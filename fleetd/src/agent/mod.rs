@@ -202,11 +202,19 @@ pub async fn run(context: Context, mut stop: Stop) -> bool {
                 agent.retries.values_mut().for_each(|r| r.at = None);
             }
             Ok(()) = opened.changed() => agent.note(&News::Everything),
-            Some(name) = dropped.recv() => drop(agent.dropping.remove(&name)),
+            name = dropped.recv() => match name {
+                Some(name) => drop(agent.dropping.remove(&name)),
+                // Without a publisher nobody sees what we do; the daemon ends with us.
+                None => return false,
+            },
             Some(item) = news.recv() => agent.note(&item),
             Some(done) = agent.work.join_next() => match done {
                 Ok(done) => agent.finish(done),
-                Err(error) => tracing::error!("work on a unit broke off: {error}"),
+                Err(error) => match error.try_into_panic() {
+                    // Its unit would be taken for busy for ever. The next daemon looks afresh.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(error) => tracing::error!("work on a unit broke off: {error}"),
+                },
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 agent.end_rests();

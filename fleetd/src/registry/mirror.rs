@@ -244,6 +244,11 @@ impl Mirror {
         self.rewinds.clone()
     }
 
+    /// Waits until nothing is mirrored any more, which is never unless the task has panicked.
+    pub(crate) async fn ended(mut self) {
+        while self.revision.changed().await.is_ok() {}
+    }
+
     /// Waits for the next change.
     pub async fn changed(&mut self) {
         if self.revision.changed().await.is_err() {

@@ -126,6 +126,12 @@ impl Registry {
         self.kv.txn(txn).await.map_err(RegistryError::kv(what))
     }
 
+    /// What all its keys begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.layout.prefix()
+    }
+
     /// Key of a machine's presence.
     #[must_use]
     pub fn presence_key(&self, machine: &MachineId) -> String {

@@ -1,11 +1,11 @@
 //! A store that counts what is asked of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_kv::{
-    BoxFuture, Kv, KvError, Lease, LeaseInfo, MemKv, Member, OpReply, Range, RangeReply, Txn,
+    BoxFuture, Kv, KvError, Lease, LeaseInfo, MemKv, Member, Op, OpReply, Range, RangeReply, Txn,
     TxnReply, Watch, WatchRequest,
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Counts {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counting {
     pub(crate) kv: MemKv,
+    /// Whoever writes a key with this in it panics, as after a mistake of ours; a renewal is `lease`.
+    pub(crate) panic_at: Arc<Mutex<Option<&'static str>>>,
     pub(crate) counts: Arc<Counts>,
 }
 
@@ -54,6 +56,13 @@ fn count(counter: &AtomicUsize) {
     counter.fetch_add(1, Ordering::SeqCst);
 }
 
+impl Counting {
+    fn may_panic(&self, what: &str) {
+        let at = *self.panic_at.lock().unwrap();
+        assert!(!at.is_some_and(|at| what.contains(at)), "as the test wants");
+    }
+}
+
 impl Kv for Counting {
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply, KvError>> {
         count(&self.counts.readings);
@@ -65,6 +74,11 @@ impl Kv for Counting {
     }
 
     fn txn(&self, txn: Txn) -> BoxFuture<'_, Result<TxnReply, KvError>> {
+        for op in &txn.then {
+            if let Op::Put { key, .. } = op {
+                self.may_panic(&String::from_utf8_lossy(key));
+            }
+        }
         count(&self.counts.transactions);
         Box::pin(async move {
             let reply = self.kv.txn(txn).await?;
@@ -91,6 +105,7 @@ impl Kv for Counting {
     }
 
     fn lease_keep_alive(&self, lease: Lease) -> BoxFuture<'_, Result<Duration, KvError>> {
+        self.may_panic("lease");
         count(&self.counts.renewals);
         self.kv.lease_keep_alive(lease)
     }

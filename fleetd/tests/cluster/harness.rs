@@ -11,7 +11,7 @@ use std::time::Duration;
 use etcd_kv::Kv;
 use etcd_kv::testing::EtcdServer;
 use fleetd::config::Settings;
-use fleetd::daemon::{End, Io, run};
+use fleetd::daemon::{DaemonError, End, Io, run};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,7 +33,7 @@ pub(crate) struct Daemon {
     id: String,
     runtime: Option<Runtime>,
     end: Option<oneshot::Sender<End>>,
-    ended: Option<oneshot::Receiver<()>>,
+    ended: Option<oneshot::Receiver<Result<End, DaemonError>>>,
     _dir: TempDir,
 }
 
@@ -110,8 +110,7 @@ impl Daemon {
         };
         runtime.spawn(async move {
             let asked = async { Ok(asked.await.unwrap_or(End::Exit)) };
-            run(&settings, &io, asked).await.unwrap();
-            let _ = done.send(());
+            let _ = done.send(run(&settings, &io, asked).await);
         });
         (self.runtime, self.end, self.ended) = (Some(runtime), Some(end), Some(ended));
     }
@@ -214,10 +213,19 @@ impl Cluster {
         self.revive(index).await;
     }
 
+    /// Waits until it has ended by itself. Why.
+    pub(crate) async fn breaks(&mut self, index: usize) -> String {
+        let daemon = &mut self.daemons[index];
+        let ended = daemon.ended.take().unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        daemon.runtime.take().unwrap().shutdown_background();
+        ended.expect("it goes on").unwrap().unwrap_err().to_string()
+    }
+
     async fn end_by(&mut self, index: usize, end: End) {
         let daemon = &mut self.daemons[index];
         daemon.end.take().unwrap().send(end).unwrap();
-        daemon.ended.take().unwrap().await.unwrap();
+        daemon.ended.take().unwrap().await.unwrap().unwrap();
         daemon.runtime.take().unwrap().shutdown_background();
     }
 

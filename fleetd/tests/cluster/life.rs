@@ -132,6 +132,128 @@ async fn a_leader_told_not_to_lead_lets_another_one_do_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_time_to_live_takes_effect_and_the_cluster_sees_nothing() {
+    let etcd = EtcdServer::start().await;
+    let kv: Arc<dyn Kv> = Arc::new(etcd.client());
+    let mut cluster = Cluster::start(&etcd, 2).await;
+    let first = eventually_leads(&cluster, &*kv, |_| true).await;
+    let here = cluster.ids()[first].clone();
+    let keep = format!("{PLAIN}[X-Fleet]\nMachineID={here}\n");
+    let stop = format!("{keep}Partition=stop\n");
+    cluster.put("keep.service", &keep, "launched").await;
+    cluster.put("stop.service", &stop, "launched").await;
+    eventually("both run", async || cluster.active().await.len() == 2).await;
+    let presence = format!("{PREFIX}v3/presence/{here}");
+    let before = kv.get(presence.as_str()).await.unwrap().unwrap();
+    let pids = cluster.daemons[first].manager.main_pids();
+    let everything = etcd_kv::Keys::prefix(format!("{PREFIX}v3/"));
+    let mut watch = kv
+        .watch(etcd_kv::WatchRequest::now(everything))
+        .await
+        .unwrap();
+
+    let ttl = Duration::from_secs(6);
+    cluster.reload(first, |s| s.agent_ttl = ttl).await;
+    let mut lease = None;
+    eventually("it has another lease", async || {
+        lease = kv.get(presence.as_str()).await.unwrap().unwrap().lease;
+        lease != before.lease
+    })
+    .await;
+    eventually("the old one is gone", async || {
+        kv.lease_info(before.lease.unwrap(), false).await.is_err()
+    })
+    .await;
+    let lease = kv.lease_info(lease.unwrap(), true).await.unwrap();
+    assert_eq!(lease.granted, 6);
+    // Presence, leadership, two states.
+    assert_eq!(lease.keys.len(), 4, "{lease:?}");
+    // It works, and is renewed in time: after longer than it lasts it is the same.
+    sleep(ttl + Duration::from_secs(2)).await;
+    let after = kv.get(presence.as_str()).await.unwrap().unwrap();
+    assert_eq!(after.lease, Some(lease.lease));
+    assert_eq!(after.create_revision, before.create_revision);
+    cluster.put("later.service", &keep, "launched").await;
+    eventually("a later one runs", async || {
+        cluster.active().await.contains("later.service")
+    })
+    .await;
+    let mut now = cluster.daemons[first].manager.main_pids();
+    now.remove("later.service");
+    assert_eq!(now, pids, "nothing was bounced");
+    let mut seen = false;
+    while !seen {
+        for event in watch.next().await.unwrap().events {
+            let key = String::from_utf8_lossy(event.key()).into_owned();
+            assert!(!matches!(event, etcd_kv::Event::Delete { .. }), "{key}");
+            seen |= key.contains("/job/later.service");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_goes_to_another_prefix_leaves_no_ghost() {
+    let etcd = EtcdServer::start().await;
+    let kv: Arc<dyn Kv> = Arc::new(etcd.client());
+    let mut cluster = Cluster::start(&etcd, 1).await;
+    cluster.put("a.service", PLAIN, "launched").await;
+    eventually("it runs", async || cluster.active().await.len() == 1).await;
+    let presence = |prefix: &str| format!("{prefix}v3/presence/{}", cluster.ids()[0]);
+    let (old, new) = (presence(PREFIX), presence("/other/"));
+    cluster
+        .reload(0, |s| s.etcd_key_prefix = "/other/".into())
+        .await;
+    eventually("it is in the other cluster", async || {
+        kv.get(new.as_str()).await.unwrap().is_some()
+    })
+    .await;
+    assert_eq!(kv.get(old.as_str()).await.unwrap(), None);
+    eventually("what ran for the first one is gone", async || {
+        cluster.daemons[0].manager.names().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_of_which_a_part_panics_ends_and_its_successor_goes_on() {
+    let store = Counting::default();
+    let kv: Arc<dyn Kv> = Arc::new(store.clone());
+    let mut cluster = Cluster::start_on(kv.clone(), 1).await;
+    for (round, (key, what)) in [
+        ("engine/leader", "the engine"),
+        ("/state/", "the agent"),
+        ("lease", "the presence"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        eventually_leads(&cluster, &*kv, |_| true).await;
+        *store.panic_at.lock().unwrap() = Some(key);
+        if what == "the engine" {
+            let leader = etcd_kv::Keys::one(format!("{PREFIX}v3/engine/leader"));
+            kv.delete(leader).await.unwrap();
+        }
+        let unit = format!("u{round}.service");
+        let file = fleet_model::UnitFile::parse(PLAIN).unwrap();
+        let launched = fleet_model::TargetState::Launched;
+        let registry = registry(kv.clone());
+        registry
+            .create(&name(&unit), &file, launched)
+            .await
+            .unwrap();
+        let why = cluster.breaks(0).await;
+        assert!(why.starts_with(what), "{why}");
+        *store.panic_at.lock().unwrap() = None;
+        cluster.revive(0).await;
+        eventually("the new unit runs", async || {
+            cluster.active().await.contains(&unit)
+        })
+        .await;
+    }
+    assert_eq!(cluster.starts("u0.service"), 1, "nothing was bounced");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_daemon_waits_for_units_that_are_busy_or_only_coming() {
     let etcd = EtcdServer::start().await;
     let registry = registry(Arc::new(etcd.client()));

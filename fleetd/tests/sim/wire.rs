@@ -241,7 +241,11 @@ impl Kv for Wire {
     }
 
     fn lease_info(&self, lease: Lease, keys: bool) -> BoxFuture<'_, Result<LeaseInfo, KvError>> {
-        self.store.lease_info(lease, keys)
+        Box::pin(self.pass(
+            "look at a lease",
+            b"inf".to_vec(),
+            self.store.lease_info(lease, keys),
+        ))
     }
 
     fn watch(&self, request: WatchRequest) -> BoxFuture<'_, Result<Watch, KvError>> {

@@ -112,6 +112,11 @@ impl World {
             return;
         }
         let machine = self.machines[index].clone();
+        if machine.port.below(b"ttl", 4) == 0 {
+            let ttl = &mut self.settings[index].agent_ttl;
+            *ttl = if *ttl == TTL { TTL * 2 / 3 } else { TTL };
+            machine.note(|| format!("the time to live is {ttl:?} from now on"));
+        }
         let life = machine.port.reborn();
         machine.set_own_job(None);
         machine.note(|| format!("daemon starts, life {life}"));
