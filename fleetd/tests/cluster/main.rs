@@ -5,6 +5,7 @@
 
 mod counting;
 mod discovery;
+mod failures;
 mod harness;
 mod life;
 mod pretend;

@@ -1,5 +1,5 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
-//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=slow-link` takes a second for that,
+//! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=refuse-enable` not enabled, `ExecStart=slow-link` takes a second for that,
 //! `TimeoutStopSec=N` takes N seconds to stop.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ struct Inner {
     log: Vec<String>,
     listeners: Vec<mpsc::Sender<News>>,
     own_job: Option<String>,
+    /// No unit can be stopped.
+    refuses_stop: bool,
     next_pid: u32,
 }
 
@@ -68,6 +70,18 @@ impl Pretend {
 
     pub(crate) fn set_own_job(&self, job: Option<&str>) {
         self.lock().own_job = job.map(str::to_owned);
+    }
+
+    pub(crate) fn refuse_stop(&self, refuses: bool) {
+        self.lock().refuses_stop = refuses;
+    }
+
+    /// Somebody takes a unit's link away; it goes down.
+    pub(crate) fn lose(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.units.remove(name).unwrap();
+        let news = News::Unit(name.to_owned());
+        inner.listeners.retain(|l| l.try_send(news.clone()).is_ok());
     }
 
     fn set(&self, name: &UnitName, active: &'static str, sub: &'static str) {
@@ -141,7 +155,10 @@ impl ServiceManager for Pretend {
     fn enable(&self, name: UnitName) -> Answer<'_, ()> {
         Box::pin(async move {
             self.note("enable", &name);
-            Ok(())
+            match self.value(&name, "ExecStart").as_deref() {
+                Some("refuse-enable") => Err(ManagerError::Job("refused".into())),
+                _ => Ok(()),
+            }
         })
     }
 
@@ -215,6 +232,9 @@ impl ServiceManager for Pretend {
     fn stop_and_wait(&self, name: UnitName) -> Answer<'_, ()> {
         Box::pin(async move {
             self.note("stop", &name);
+            if self.lock().refuses_stop {
+                return Err(ManagerError::Job("failed".into()));
+            }
             if let Some(seconds) = self.value(&name, "TimeoutStopSec") {
                 tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
             }
