@@ -110,3 +110,18 @@ async fn a_reload_touches_neither_units_nor_presence_nor_lead() {
     let others: Vec<_> = others.filter(|l| !l.contains("b.service")).collect();
     assert!(others.iter().all(|l| *l == "reload"), "{others:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_too_old_for_the_engine_does_not_lead() {
+    let etcd = EtcdServer::start().await;
+    let kv: Arc<dyn Kv> = Arc::new(etcd.client());
+    let mut cluster = Cluster::start(&etcd, 1).await;
+    let leader = format!("{PREFIX}/engine/leader");
+    let leads = async || kv.get(leader.as_str()).await.unwrap().is_some();
+    eventually("it leads", leads).await;
+    kv.put(format!("{PREFIX}/engine/version"), "2", None)
+        .await
+        .unwrap();
+    cluster.reload(0, |_| {}).await;
+    eventually("it does not lead", async || !leads().await).await;
+}
