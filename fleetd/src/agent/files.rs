@@ -55,6 +55,12 @@ impl Files {
         self.units.join(name.as_str())
     }
 
+    /// Whether a unit's file is there.
+    #[must_use]
+    pub fn has(&self, name: &UnitName) -> bool {
+        self.path(name).exists()
+    }
+
     /// The units that are in place, with the hash of what is there and whether they were launched.
     pub fn scan(&self) -> Result<BTreeMap<UnitName, Found>, FileError> {
         let mut found = BTreeMap::new();

@@ -59,6 +59,16 @@ impl Agent {
                     self.ask.remove(&name);
                     self.forget(name);
                 }
+                Outcome::Mended => {
+                    // Should it not have helped, the next try is later.
+                    self.rest(&name, FIRST_RETRY);
+                    if let Some(local) = self.local.get_mut(&name)
+                        && local.is_down()
+                    {
+                        local.unit.launched = false;
+                    }
+                    self.ask.insert(name);
+                }
                 Outcome::NotOurs => {
                     // The schedule has changed; the news of it is on its way.
                     tracing::debug!(unit = %name, "not taken: scheduled elsewhere meanwhile");

@@ -54,6 +54,12 @@ use crate::registry::{Mirror, Registry};
 /// First pause before failed work is tried again, doubled each time.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// How often everything local is looked at though there was no news: of a file that somebody removes
+/// the service manager tells nothing.
+const RESCAN: Duration = Duration::from_secs(60);
+
+/// LoadState of a unit without a file.
+const NOT_FOUND: &str = "not-found";
 
 /// What an agent needs.
 #[derive(Debug)]
@@ -94,10 +100,13 @@ struct Local {
     news: bool,
     /// It has run to its end, and that is recorded.
     ended: bool,
+    /// Its file, or the link to that, is gone.
+    lost: bool,
 }
 
 impl Local {
     fn new(unit: LocalUnit, requirements: Arc<Requirements>, state: Option<ActualState>) -> Self {
+        let lost = state.as_ref().is_some_and(|s| s.load == NOT_FOUND);
         Self {
             unit,
             requirements,
@@ -105,6 +114,7 @@ impl Local {
             since: None,
             news: true,
             ended: false,
+            lost,
         }
     }
 
@@ -185,6 +195,7 @@ pub async fn run(context: Context, mut stop: Stop) -> bool {
         agent.context.public_ip.clone(),
         told,
     );
+    let mut rescan = Instant::now() + RESCAN;
     loop {
         let due = agent.next_retry();
         tokio::select! {
@@ -218,6 +229,10 @@ pub async fn run(context: Context, mut stop: Stop) -> bool {
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 agent.end_rests();
+            }
+            () = sleep_until(rescan) => {
+                rescan = Instant::now() + RESCAN;
+                agent.note(&News::Everything);
             }
         }
         while let Ok(item) = news.try_recv() {
@@ -256,10 +271,6 @@ impl Agent {
         };
         for (name, Found { mut unit, unsure }) in found {
             let state = states.get(&name).cloned();
-            if state.as_ref().is_none_or(|s| s.load == "not-found") {
-                // Written but never linked: it will be loaded as if it were not there.
-                continue;
-            }
             if unsure && state.as_ref().is_some_and(|s| s.active == "inactive") {
                 unit.launched = false;
             }
@@ -315,6 +326,11 @@ impl Agent {
             return;
         };
         local.news = true;
+        let lost = state.load == NOT_FOUND || !self.context.files.has(name);
+        if std::mem::replace(&mut local.lost, lost) && !lost {
+            // Mended: what is next need not wait.
+            self.retries.remove(name);
+        }
         let mut changed = false;
         if local.state.as_ref() != Some(&state) {
             let known = local.state.replace(state).is_some();
@@ -391,6 +407,7 @@ impl Agent {
         let wanted = self.wanted();
         self.retries
             .retain(|name, _| wanted.contains_key(name) || self.local.contains_key(name));
+        self.mend(&wanted);
         let have = self
             .local
             .iter()
@@ -458,6 +475,26 @@ impl Agent {
         }
     }
 
+    /// Puts back what was lost of units that shall stay. If they shall not, or not so, the plan deals
+    /// with them.
+    fn mend(&mut self, wanted: &BTreeMap<UnitName, Wanted>) {
+        let lost: Vec<_> = {
+            let desired = self.context.mirror.read();
+            let lost = self.local.iter().filter(|(_, local)| local.lost);
+            lost.filter(|(name, _)| wanted.contains_key(*name) && !self.waits(name))
+                .filter_map(|(name, local)| {
+                    let unit = desired.units.get(name)?;
+                    (unit.hash == local.unit.hash).then(|| (name.clone(), unit.file.clone()))
+                })
+                .collect()
+        };
+        for (name, file) in lost {
+            tracing::warn!(unit = %name, "the file of {name}, or its link, is gone: put back");
+            let parts = self.parts();
+            self.begin(&name.clone(), async move { parts.mend(name, file).await });
+        }
+    }
+
     /// The tasks that need not wait.
     fn ready(&self, tasks: Vec<AgentTask>) -> Vec<AgentTask> {
         let desired = self.context.mirror.read();
@@ -504,7 +541,8 @@ impl Agent {
             .local
             .iter()
             .filter(|(name, local)| {
-                local.news && local.unit.launched && !local.ended && !self.waits(name)
+                let done = local.ended || local.lost;
+                local.news && local.unit.launched && !done && !self.waits(name)
             })
             .filter(|(name, local)| {
                 local.is_down() && wanted.get(*name).is_some_and(|wanted| !wanted.ended)

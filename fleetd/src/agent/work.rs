@@ -85,6 +85,8 @@ pub(super) enum Outcome {
     Stopped,
     /// It is gone.
     Unloaded,
+    /// Its file and its link are there again.
+    Mended,
     /// The schedule gave it to another machine meanwhile.
     NotOurs,
     /// It may not be started at the moment.
@@ -338,6 +340,24 @@ impl Parts {
         }
         self.fence.release(&name).await;
         Done::one(name, Outcome::Unloaded)
+    }
+
+    /// Puts the file and the link of a unit in place again. Its processes are not touched.
+    pub(super) async fn mend(self, name: UnitName, file: Arc<UnitFile>) -> Done {
+        let outcome = match self.files.write(&name, &file) {
+            Ok(()) => {
+                let mut done = self.manager.link(vec![self.files.path(&name)]).await;
+                if done.is_ok() && file.has_install() {
+                    done = self.manager.enable(name.clone()).await;
+                }
+                if done.is_ok() {
+                    done = self.manager.reload().await;
+                }
+                done.map_or_else(|e| failed("mend", &e, true), |()| Outcome::Mended)
+            }
+            Err(error) => failed("mend", &error, true),
+        };
+        Done::one(name, outcome)
     }
 
     /// Makes the service manager forget the units that have gone.

@@ -116,6 +116,13 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Where the file of a unit is.
+    pub(crate) fn unit_file(&self, name: &str) -> PathBuf {
+        self.settings.units_directory.join(name)
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {

@@ -5,6 +5,7 @@
 
 mod counting;
 mod discovery;
+mod failures;
 mod harness;
 mod life;
 mod placing;
@@ -356,37 +357,6 @@ async fn one_bad_unit_does_not_starve_the_others() {
     use std::os::unix::fs::PermissionsExt as _;
     let good = std::fs::metadata(cluster.file(0, "c-good.service")).unwrap();
     assert_eq!(good.permissions().mode() & 0o777, 0o644);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_unit_that_cannot_be_stopped_keeps_its_file_and_its_record() {
-    let etcd = EtcdServer::start().await;
-    let cluster = Cluster::start(&etcd, 2).await;
-    let text = "[Service]\nExecStart=/x\nExecStop=refuse-stop\n";
-    cluster.put("a.service", text, "launched").await;
-    eventually("a runs", async || {
-        cluster.active().await.contains("a.service")
-    })
-    .await;
-    let index = cluster.index(&cluster.machine_of("a.service").await.unwrap());
-    cluster.target("a.service", "inactive").await;
-    eventually("its stop was tried, and tried again", async || {
-        cluster.asked(index, "stop a.service") >= 2
-    })
-    .await;
-    assert!(cluster.file(index, "a.service").exists());
-    assert!(cluster.daemons[index].manager.is_active("a.service"));
-    assert_eq!(cluster.states_of("a.service").await.len(), 1);
-    // Nobody else takes it meanwhile, and others are not held up.
-    cluster.target("a.service", "launched").await;
-    cluster
-        .put("b.service", "[Service]\nExecStart=/x\n", "launched")
-        .await;
-    eventually("b runs", async || {
-        cluster.active().await.contains("b.service")
-    })
-    .await;
-    assert_eq!(cluster.starts("a.service"), 1, "it runs once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

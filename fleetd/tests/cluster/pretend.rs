@@ -1,7 +1,7 @@
 //! A pretended service manager. It reads the unit files it is given: `ExecStart=/bin/false` fails,
 //! `ExecStart=/bin/true` ends at once, `ExecStart=refuse-link` cannot be linked, `ExecStart=slow-link` takes a second for that,
-//! `WantedBy=refuse-enable` is not enabled, `ExecStop=refuse-stop` not stopped, `TimeoutStopSec=N` takes N
-//! seconds to stop, `TimeoutStartSec=N` as long to become active.
+//! `WantedBy=refuse-enable` is not enabled, `TimeoutStopSec=N` takes N seconds to stop, `TimeoutStartSec=N` as long to
+//! become active.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ struct Inner {
     turns: Vec<(Instant, String, bool)>,
     listeners: Vec<mpsc::Sender<News>>,
     own_job: Option<String>,
+    /// No unit can be stopped.
+    refuses_stop: bool,
     next_pid: u32,
 }
 
@@ -87,6 +89,18 @@ impl Pretend {
     #[allow(dead_code, reason = "fleetctl's tests ask")]
     pub(crate) fn fail(&self, name: &str) {
         self.set(&UnitName::parse(name).unwrap(), "failed", "failed");
+    }
+
+    pub(crate) fn refuse_stop(&self, refuses: bool) {
+        self.lock().refuses_stop = refuses;
+    }
+
+    /// Somebody takes a unit's link away; it goes down.
+    pub(crate) fn lose(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.units.remove(name).unwrap();
+        let news = News::Unit(name.to_owned());
+        inner.listeners.retain(|l| l.try_send(news.clone()).is_ok());
     }
 
     fn set(&self, name: &UnitName, active: &'static str, sub: &'static str) {
@@ -254,8 +268,8 @@ impl ServiceManager for Pretend {
     fn stop_and_wait(&self, name: UnitName) -> Answer<'_, ()> {
         Box::pin(async move {
             self.note("stop", &name);
-            if self.value(&name, "ExecStop").as_deref() == Some("refuse-stop") {
-                return Err(ManagerError::Job("refused".into()));
+            if self.lock().refuses_stop {
+                return Err(ManagerError::Job("failed".into()));
             }
             if let Some(seconds) = self.value(&name, "TimeoutStopSec") {
                 tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;

@@ -84,6 +84,14 @@ fn a_unit_that_outlasts_the_daemons_patience_does_not_run_twice() {
 }
 
 #[test]
+fn a_file_that_somebody_removes_comes_back() {
+    let done = run(1, true, async |world| world.lose_a_file().await);
+    if let Err((what, trace)) = done {
+        panic!("{}\n{what}", trace.join("\n"));
+    }
+}
+
+#[test]
 fn whatever_goes_wrong_the_rules_hold_and_the_cluster_settles() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
     if let Some(seed) = number("SIM_SEED") {

@@ -458,6 +458,29 @@ impl World {
         self.violations()
     }
 
+    /// Somebody removes the file of a unit that runs, of which the service manager tells nothing.
+    pub(crate) async fn lose_a_file(&mut self) -> Result<(), String> {
+        self.start(0);
+        let name = UnitName::parse("a.service").unwrap();
+        let file = UnitFile::parse("[Service]\nExecStart=/x\n").unwrap();
+        let launched = TargetState::Launched;
+        self.registry.create(&name, &file, launched).await.unwrap();
+        let place = self.runs_on(&name, None).await?;
+        let path = self.machines[place].units.join(name.as_str());
+        std::fs::remove_file(&path).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(70);
+        while !path.exists() {
+            if Instant::now() > deadline {
+                return Err("the file does not come back".into());
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        match self.truth.lock().unwrap().starts {
+            1 => Ok(()),
+            starts => Err(format!("{starts} starts")),
+        }
+    }
+
     /// Waits until a unit is active on one machine, another than this.
     async fn runs_on(&self, name: &UnitName, but: Option<usize>) -> Result<usize, String> {
         let deadline = Instant::now() + RECOVERY;
