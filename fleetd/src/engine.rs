@@ -162,6 +162,15 @@ impl Engine {
             // Ours already: won by the daemon before this one.
             return Ok(Some(held.create_revision));
         }
+        if let Some(held) = reply.kvs(0).first()
+            && version_of(&held.value) < u64::from(ENGINE_VERSION)
+        {
+            tracing::info!("the leader's engine is older than ours: it is ousted");
+            let unchanged = Compare::unchanged(key.as_str(), held.mod_revision);
+            let oust = Txn::new().when(unchanged).then(Op::delete(key));
+            self.registry.kv().txn(oust).await.map_err(failed)?;
+            return Ok(None);
+        }
         let request = WatchRequest::from(Keys::one(key), reply.revision + 1);
         let mut watch = self.registry.kv().watch(request).await.map_err(failed)?;
         loop {
@@ -182,6 +191,7 @@ impl Engine {
         let mut cluster = Cluster::default();
         let mut follow = Follow::new(self.registry.everything());
         let leader_key = self.registry.leader_key();
+        let version_key = self.registry.engine_version_key();
         loop {
             let update = tokio::select! {
                 biased;
@@ -199,7 +209,11 @@ impl Engine {
                 }
                 Update::Changes(events, _) => {
                     for event in events {
-                        if event.key() == leader_key.as_bytes() {
+                        // With another version wanted we may not be the right one any more.
+                        if [&leader_key, &version_key]
+                            .iter()
+                            .any(|k| event.key() == k.as_bytes())
+                        {
                             return TermEnd::Deposed;
                         }
                         let key = self.registry.read_key(event.key());
@@ -338,6 +352,13 @@ impl Engine {
             condition,
         }
     }
+}
+
+/// Version of the engine of the leader with this record; one that cannot be read is not older.
+fn version_of(record: &[u8]) -> u64 {
+    let record = serde_json::from_slice::<serde_json::Value>(record);
+    let version = record.ok().and_then(|record| record["version"].as_u64());
+    version.unwrap_or(u64::MAX)
 }
 
 /// Waits until the lease is another one, or none.

@@ -144,6 +144,12 @@ impl Registry {
         self.layout.key("engine/leader")
     }
 
+    /// Key of the engine version that the cluster demands.
+    #[must_use]
+    pub fn engine_version_key(&self) -> String {
+        self.layout.key("engine/version")
+    }
+
     /// The wishes: cordons, units and metadata overlays.
     #[must_use]
     pub fn wishes(&self) -> Keys {
@@ -165,7 +171,7 @@ impl Registry {
     /// Writes the format if there is none, and refuses a newer one.
     pub async fn check_format(&self) -> Result<(), RegistryError> {
         let key = self.layout.key("format");
-        let version = self.layout.key("engine/version");
+        let version = self.engine_version_key();
         let txn = Txn::new()
             .when(Compare::missing(key.as_str()))
             .then(Op::put(key.as_str(), FORMAT.to_string()))
@@ -190,7 +196,7 @@ impl Registry {
 
     /// The engine version that the cluster demands.
     pub async fn engine_version(&self) -> Result<u32, RegistryError> {
-        let kv = self.kv.get(self.layout.key("engine/version")).await;
+        let kv = self.kv.get(self.engine_version_key()).await;
         let kv = kv.map_err(RegistryError::kv("read the engine version"))?;
         Ok(kv
             .and_then(|kv| kv.value_str().parse().ok())

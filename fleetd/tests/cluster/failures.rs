@@ -94,16 +94,21 @@ async fn a_reload_touches_neither_units_nor_presence_nor_lead() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_too_old_for_the_engine_does_not_lead() {
+async fn a_leader_with_an_older_engine_is_ousted_and_one_too_old_gives_up() {
     let etcd = EtcdServer::start().await;
     let kv: Arc<dyn Kv> = Arc::new(etcd.client());
-    let mut cluster = Cluster::start(&etcd, 1).await;
+    let _cluster = Cluster::start(&etcd, 1).await;
     let leader = format!("{PREFIX}/engine/leader");
-    let leads = async || kv.get(leader.as_str()).await.unwrap().is_some();
+    let leads = async || {
+        let record = kv.get(leader.as_str()).await.unwrap();
+        record.is_some_and(|record| record.lease.is_some())
+    };
     eventually("it leads", leads).await;
+    let old = r#"{"machine":"other","version":0}"#;
+    kv.put(leader.as_str(), old, None).await.unwrap();
+    eventually("it leads again", leads).await;
     kv.put(format!("{PREFIX}/engine/version"), "2", None)
         .await
         .unwrap();
-    cluster.reload(0, |_| {}).await;
     eventually("it does not lead", async || !leads().await).await;
 }
