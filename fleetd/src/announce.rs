@@ -355,6 +355,7 @@ mod tests {
         let active = state(&web, "active");
         let ready = |ready| UnitState {
             ready: Some(ready),
+            ended: None,
             ..active.clone()
         };
         for (case, state, expect) in [

@@ -153,6 +153,7 @@ impl ServiceManager for Processes {
                 load: if known { "loaded" } else { "not-found" }.into(),
                 active: if runs { "active" } else { "inactive" }.into(),
                 sub: if runs { "running" } else { "dead" }.into(),
+                job: false,
             };
             (name, state)
         };

@@ -85,6 +85,10 @@ pub struct UnitState {
     /// Whether it says that it is ready, if it says so at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<bool>,
+    /// Of a unit whose start was asked for and that is inactive: whether it has run to its end, or
+    /// its start is yet to come. Older daemons do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<bool>,
 }
 
 /// How far a unit is with running, as far as others wait for it.
@@ -93,10 +97,13 @@ pub enum Activity {
     /// Not started, or on its way.
     #[default]
     Pending,
-    /// Its start was asked for, and it is not running: it is about to start, or has run to its end.
+    /// Its start was asked for, and it is not running: it is about to start, or has run to its end;
+    /// its machine does not say which.
     Idle,
     /// Failed.
     Failed,
+    /// It has run to its end, as a oneshot does, and has not failed.
+    Done,
     /// Running and, if it says so, ready.
     Active,
 }
@@ -114,6 +121,7 @@ impl UnitState {
             since: None,
             restart: None,
             ready: None,
+            ended: None,
         }
     }
 
@@ -123,7 +131,11 @@ impl UnitState {
         match (self.phase, self.active.as_str()) {
             (_, "failed") => Activity::Failed,
             (_, "active" | "reloading") if self.ready != Some(false) => Activity::Active,
-            (Phase::Launched, "inactive") => Activity::Idle,
+            (Phase::Launched, "inactive") => match self.ended {
+                Some(true) => Activity::Done,
+                Some(false) => Activity::Pending,
+                None => Activity::Idle,
+            },
             _ => Activity::Pending,
         }
     }
@@ -163,6 +175,26 @@ mod tests {
                 ..UnitState::claim("")
             };
             assert_eq!(state.activity(), expect, "{state:?}");
+        }
+        for (phase, active, expect) in [
+            (
+                Phase::Launched,
+                "inactive",
+                [Activity::Pending, Activity::Done],
+            ),
+            (Phase::Launched, "active", [Activity::Active; 2]),
+            (Phase::Launched, "failed", [Activity::Failed; 2]),
+            (Phase::Loaded, "inactive", [Activity::Pending; 2]),
+        ] {
+            for (ended, expect) in [false, true].into_iter().zip(expect) {
+                let state = UnitState {
+                    active: active.into(),
+                    phase,
+                    ended: Some(ended),
+                    ..UnitState::claim("")
+                };
+                assert_eq!(state.activity(), expect, "{state:?}");
+            }
         }
     }
 

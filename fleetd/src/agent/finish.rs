@@ -40,6 +40,10 @@ impl Agent {
                     if let Some(local) = self.local.get_mut(&name) {
                         (local.unit.launched, local.unit.restart) = (true, restart);
                         local.ended = false;
+                        // What was seen before the start says nothing of its end.
+                        if let Some(state) = &mut local.state {
+                            state.job = true;
+                        }
                     }
                     self.ask.insert(name.clone());
                     self.tell(&name);

@@ -38,6 +38,8 @@ pub struct ActualState {
     pub active: String,
     /// SubState.
     pub sub: String,
+    /// A job is queued for it, or under way: its state is about to change.
+    pub job: bool,
 }
 
 /// How a run of a unit that runs to its end has ended.
@@ -377,8 +379,13 @@ impl ServiceManager for Systemd {
             let units = self.call(|| systemd1::list_units_by_names(&texts)).await?;
             let state = |unit: systemd1::UnitStatus| {
                 let name = UnitName::parse(&unit.name).ok()?;
-                let (load, active, sub) = (unit.load_state, unit.active_state, unit.sub_state);
-                Some((name, ActualState { load, active, sub }))
+                let state = ActualState {
+                    load: unit.load_state,
+                    active: unit.active_state,
+                    sub: unit.sub_state,
+                    job: unit.job_id != 0,
+                };
+                Some((name, state))
             };
             Ok(units.into_iter().filter_map(state).collect())
         })

@@ -333,8 +333,17 @@ impl Agent {
         }
         let mut changed = false;
         if local.state.as_ref() != Some(&state) {
-            let known = local.state.replace(state).is_some();
-            local.since = known.then(|| rfc3339(self.context.clock.wall()));
+            let before = local.state.replace(state.clone());
+            // A job that comes or goes is no other state.
+            let same = |before: &ActualState| {
+                ActualState {
+                    job: state.job,
+                    ..before.clone()
+                } == state
+            };
+            if !before.as_ref().is_some_and(same) {
+                local.since = before.map(|_| rfc3339(self.context.clock.wall()));
+            }
             changed = true;
         }
         // The guard may have stopped it behind our back.
@@ -376,6 +385,7 @@ impl Agent {
             since: since.clone(),
             restart: Some(unit.restart).filter(|nonce| *nonce > 0),
             ready: (state.active == "active").then_some(true),
+            ended: (unit.launched && state.active == "inactive").then_some(!state.job),
         };
         // The publisher lives as long as we do.
         let _ = self.publish.send((name.clone(), Some(state)));

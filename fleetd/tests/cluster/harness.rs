@@ -54,6 +54,12 @@ pub(crate) async fn eventually(what: &str, mut so: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// Waits until nothing of an ended daemon takes a connection any more that is meant for the next.
+async fn gone(runtime: Runtime) {
+    let end = move || runtime.shutdown_timeout(Duration::from_secs(20));
+    tokio::task::spawn_blocking(end).await.unwrap();
+}
+
 impl Daemon {
     fn new(id: &str, number: usize, etcd_url: &str, kv: Option<Arc<dyn Kv>>, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -225,7 +231,7 @@ impl Cluster {
         let daemon = &mut self.daemons[index];
         let ended = daemon.ended.take().unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
-        daemon.runtime.take().unwrap().shutdown_background();
+        gone(daemon.runtime.take().unwrap()).await;
         ended.expect("it goes on").unwrap().unwrap_err().to_string()
     }
 
@@ -233,7 +239,7 @@ impl Cluster {
         let daemon = &mut self.daemons[index];
         daemon.end.take().unwrap().send(end).unwrap();
         daemon.ended.take().unwrap().await.unwrap().unwrap();
-        daemon.runtime.take().unwrap().shutdown_background();
+        gone(daemon.runtime.take().unwrap()).await;
     }
 
     pub(crate) async fn revive(&mut self, index: usize) {

@@ -188,3 +188,35 @@ async fn a_daemon_of_a_lower_engine_version_does_not_lead() {
     assert_eq!(held.lease, Some(lease));
     assert!(held.value_str().contains("\"m1\""), "{}", held.value_str());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_starts_after_a_oneshot_that_it_requires_has_ended() {
+    let etcd = EtcdServer::start().await;
+    let cluster = Cluster::start(&etcd, 2).await;
+    let app = "[Unit]\nRequires=migrate.service\nAfter=migrate.service\n[Service]\nExecStart=/x\n";
+    // It takes a while, then it has ended; its machine's manager knows it as inactive before and after.
+    let migrate = "[Service]\nType=oneshot\nTimeoutStartSec=1\nExecStart=/bin/true\n";
+    cluster.put("migrate.service", migrate, "loaded").await;
+    eventually("it is loaded", async || {
+        cluster.states_of("migrate.service").await.len() == 1
+    })
+    .await;
+    cluster.put("app.service", app, "launched").await;
+    eventually("app waits", async || {
+        let path = "/flotilla/v1/explain/app.service";
+        let (_, why) = cluster.request(0, "GET", path, None).await;
+        why.to_string().contains("starts after migrate.service")
+    })
+    .await;
+    assert_eq!(cluster.machine_of("app.service").await, None);
+    cluster.target("migrate.service", "launched").await;
+    eventually("app runs", async || {
+        cluster.active().await.contains("app.service")
+    })
+    .await;
+    let ended = async || {
+        let states = cluster.states_of("migrate.service").await;
+        states[0]["systemdActiveState"] == "inactive"
+    };
+    assert!(cluster.starts("migrate.service") == 1 && ended().await);
+}

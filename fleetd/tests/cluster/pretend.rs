@@ -240,18 +240,24 @@ impl ServiceManager for Pretend {
             }
             match self.value(&name, "ExecStart").as_deref() {
                 Some("/bin/false") => self.set(&name, "failed", "failed"),
-                Some("/bin/true") => self.set(&name, "inactive", "dead"),
-                _ => match self.value(&name, "TimeoutStartSec") {
-                    Some(seconds) => {
-                        self.set(&name, "activating", "start");
-                        let later = self.clone();
-                        tokio::spawn(async move {
-                            tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
-                            later.set(&name, "active", "running");
-                        });
+                program => {
+                    let (active, sub) = match program {
+                        Some("/bin/true") => ("inactive", "dead"),
+                        _ => ("active", "running"),
+                    };
+                    match self.value(&name, "TimeoutStartSec") {
+                        Some(seconds) => {
+                            self.set(&name, "activating", "start");
+                            let later = self.clone();
+                            tokio::spawn(async move {
+                                let seconds = seconds.parse().unwrap();
+                                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                                later.set(&name, active, sub);
+                            });
+                        }
+                        None => self.set(&name, active, sub),
                     }
-                    None => self.set(&name, "active", "running"),
-                },
+                }
             }
             Ok(())
         })
@@ -296,6 +302,7 @@ impl ServiceManager for Pretend {
                     },
                     active: unit.map_or("inactive", |u| u.active).into(),
                     sub: unit.map_or("dead", |u| u.sub).into(),
+                    job: false,
                 };
                 (name, state)
             };

@@ -500,6 +500,7 @@ impl ServiceManager for Handle {
                     load: load.into(),
                     active: active.into(),
                     sub: sub.into(),
+                    job: false,
                 };
                 (name, state)
             };

@@ -1,8 +1,8 @@
 //! Start order between units, across machines.
 //!
 //! A unit that shall be launched and names other units of the cluster in `After=` is scheduled when
-//! they are far enough: those that it requires too must be active; the others must not be on their
-//! way any more. Units that wait for each other in a circle start in name order.
+//! they are far enough: those that it requires too must be active, or have run to their end without
+//! failing; the others must not be on their way any more. Units that wait for each other in a circle start in name order.
 
 use std::collections::BTreeSet;
 
@@ -75,7 +75,7 @@ impl Scheduler {
             place.and_then(|machine| entry.held_by.get(machine))
         };
         match activity {
-            Some(Activity::Active) => true,
+            Some(Activity::Active | Activity::Done) => true,
             _ if required => false,
             Some(Activity::Failed | Activity::Idle) => true,
             _ => {

@@ -61,6 +61,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         Activity::Pending,
         Activity::Failed,
         Activity::Idle,
+        Activity::Done,
     ]);
     let access = prop::sample::select(vec![Access::Open, Access::Cordoned, Access::Draining]);
     let outcome = prop::sample::select(vec![Outcome::Success, Outcome::Failure]);

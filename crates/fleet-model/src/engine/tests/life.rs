@@ -49,6 +49,29 @@ fn a_unit_starts_after_those_it_names() {
 }
 
 #[test]
+fn a_oneshot_that_has_run_to_its_end_is_far_enough() {
+    let mut view = cluster(
+        &[("m1", "")],
+        &[
+            ("migrate", "[Service]\nType=oneshot", Some("m1")),
+            (
+                "app",
+                "[Unit]\nAfter=migrate.service\nRequires=migrate.service",
+                None,
+            ),
+        ],
+    );
+    let waits =
+        "app waits: starts after migrate.service, which it requires and which is not active";
+    for activity in [Activity::Pending, Activity::Idle, Activity::Failed] {
+        hold(&mut view, "migrate", "m1", activity);
+        check(&mut view, &[waits]);
+    }
+    hold(&mut view, "migrate", "m1", Activity::Done);
+    check(&mut view, &["app > m1"]);
+}
+
+#[test]
 fn units_that_wait_for_each_other_start_in_name_order() {
     let mut view = cluster(
         &[("m1", "")],
