@@ -310,7 +310,10 @@ async fn watches_print_and_run() {
         script,
     ]);
     let mut lines = BufReader::new(exec.stdout.take().expect("piped")).lines();
-    assert_eq!(lines.next().expect("a line").expect("read"), "set /w/a 1 2");
+    // One command for each change, side by side.
+    let mut both = [(); 2].map(|()| lines.next().expect("a line").expect("read"));
+    both.sort();
+    assert_eq!(both, ["delete /w/a 4", "set /w/a 1 2"]);
     exec.kill().expect("kill");
     exec.wait().expect("wait");
 }

@@ -397,7 +397,7 @@ fn the_dashboard_shows_the_cluster_and_follows_it() {
         .complaints()
         .into_iter()
         // The log of a unit that is on no machine is a 409 that the page shows.
-        .filter(|line| !line.contains("/web@3.service/journal"))
+        .filter(|line| !line.contains("/web%403.service/journal"))
         .collect();
     assert_eq!(complaints, Vec::<String>::new());
     drop(browser);
