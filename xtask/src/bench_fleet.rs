@@ -273,7 +273,7 @@ fn page(document: &Document, facts: &str) -> String {
          not the units. All on loopback. The 1000 machines are one real daemon, which leads, and simulated agents that do\n\
          with etcd what real ones do (own lease and presence, a claim and a state for every unit) but share one copy of the\n\
          wishes and one process.\n\n\
-         The machine was shared with other work while this ran, so times are upper bounds.\n\
+         If the load before it began is high, other work shared the machine, and times are upper bounds.\n\
          Processor time comes in hundredths of a second, over 20 s here: 0 % is less than 0.05 %.\n\n{facts}\n\n\
          | figure | measured | goal | | original 1.0 | original ÷ ours |\n|---|---|---|---|---|---|\n"
     );
