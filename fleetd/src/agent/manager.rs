@@ -42,6 +42,13 @@ pub struct ActualState {
     pub job: bool,
 }
 
+impl ActualState {
+    /// Whether both are one state: a job that comes or goes is no other.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (&self.load, &self.active, &self.sub) == (&other.load, &other.active, &other.sub)
+    }
+}
+
 /// How a run of a unit that runs to its end has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunEnd {

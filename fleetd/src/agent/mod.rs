@@ -333,17 +333,11 @@ impl Agent {
         }
         let mut changed = false;
         if local.state.as_ref() != Some(&state) {
-            let before = local.state.replace(state.clone());
-            // A job that comes or goes is no other state.
-            let same = |before: &ActualState| {
-                ActualState {
-                    job: state.job,
-                    ..before.clone()
-                } == state
-            };
-            if !before.as_ref().is_some_and(same) {
+            let before = local.state.as_ref();
+            if !before.is_some_and(|before| before.is_like(&state)) {
                 local.since = before.map(|_| rfc3339(self.context.clock.wall()));
             }
+            local.state = Some(state);
             changed = true;
         }
         // The guard may have stopped it behind our back.

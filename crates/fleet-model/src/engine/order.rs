@@ -2,7 +2,8 @@
 //!
 //! A unit that shall be launched and names other units of the cluster in `After=` is scheduled when
 //! they are far enough: those that it requires too must be active, or have run to their end without
-//! failing; the others must not be on their way any more. Units that wait for each other in a circle start in name order.
+//! failing; the others must not be on their way any more. Units that wait for each other in a circle
+//! start in name order.
 
 use std::collections::BTreeSet;
 
